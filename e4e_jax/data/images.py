@@ -1,0 +1,123 @@
+"""Image files to arrays and back: decoding, resizing, range conversion, grids."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+
+class ImageError(ValueError):
+    """An image that cannot be read or written; the message is one sentence naming it."""
+
+
+def decode_image(path_or_bytes, name=None):
+    """Reads an image file of any mode as 8-bit RGB.
+
+    Transparent pixels are composited on white, 16-bit grey is scaled to 8 bits, the EXIF
+    orientation is applied and of an animation the first frame is taken. Colour profiles are
+    not applied, as in the published training.
+
+    Args:
+      path_or_bytes: a path, or the content of an image file.
+      name: what error messages call the image; by default its path.
+
+    Returns:
+      uint8 [H, W, 3].
+
+    Raises:
+      ImageError: the file is missing, truncated, damaged, not an image, or so large that it
+        looks like a decompression bomb (Pillow's limit, about 179 million pixels).
+    """
+    is_bytes = isinstance(path_or_bytes, bytes)
+    name = name or ("the encoded image" if is_bytes else path_or_bytes)
+    try:
+        with Image.open(io.BytesIO(path_or_bytes) if is_bytes else path_or_bytes) as image:
+            image.load()
+            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+    except UnidentifiedImageError:
+        reason = "it is not in a known image format"
+    except Exception as error:  # Pillow's decoders raise nearly every type on damaged files
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = " ".join(reason.split()).rstrip(".")
+    raise ImageError(f"{name} cannot be decoded as an image: {reason}")
+
+
+def _to_rgb(image):
+    """PIL image of any mode -> PIL image of mode RGB."""
+    if image.mode == "F":
+        raise ValueError("float pixels have no known range, expected 8-bit or 16-bit integers")
+    if image.mode.startswith("I"):  # I;16 and its byte orders, or 16 bits widened to 32
+        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        grey = (grey + 128) // 257  # 65535 = 255 * 257, rounded to nearest
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def resize_image(image, size):
+    """Antialiased bilinear resize, as torchvision's Resize does on PIL images.
+
+    Args:
+      image: uint8 [H, W, 3].
+      size: (height, width) of the result; the aspect ratio is not kept.
+
+    Returns:
+      uint8 [height, width, 3]; the image itself if it has that size.
+    """
+    height, width = size
+    if image.shape[:2] == (height, width):
+        return image
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized)
+
+
+def to_float(images):
+    """uint8 in 0..255 -> float32 in [-1, 1], any shape."""
+    return np.asarray(images, np.float32) / np.float32(127.5) - np.float32(1)
+
+
+def to_uint8(images):
+    """float in [-1, 1] -> uint8 in 0..255, any shape; rounded to nearest, clipped outside."""
+    return np.clip(np.rint((np.asarray(images, np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def image_grid(images, columns):
+    """Tiles images row by row; cells left over in the last row are white.
+
+    Args:
+      images: uint8 [N, H, W, 3], N at least 1.
+      columns: images in a row, at least 1.
+
+    Returns:
+      uint8 [rows * H, columns * W, 3].
+    """
+    images = np.asarray(images)
+    count, height, width, channels = images.shape
+    rows = -(-count // columns)
+    blank = np.full((rows * columns - count, height, width, channels), 255, images.dtype)
+    grid = np.concatenate([images, blank]).reshape(rows, columns, height, width, channels)
+    return grid.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)
+
+
+def save_png(path, image):
+    """Writes a uint8 [H, W, 3] image as PNG, under a temporary name first.
+
+    Raises:
+      ImageError: the image has another type or shape, or the file cannot be written.
+    """
+    path, image = Path(path), np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        found = f"{image.dtype} {list(image.shape)}"
+        raise ImageError(f"{path} cannot be written: the image is {found}, not uint8 [H, W, 3]")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        Image.fromarray(image).save(temporary, format="PNG")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        reason = error.strerror or str(error)
+        raise ImageError(f"{path} cannot be written: {reason}") from error

@@ -1,0 +1,94 @@
+"""The residual StyleGAN2 discriminator (Karras et al. 2020, arXiv 1912.04958)."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from e4e_jax.models import ops
+from e4e_jax.models.layers import EqualLinear, leaky_relu
+from e4e_jax.models.stylegan2 import GeneratorConfig
+
+
+class EqualConv(nnx.Module):
+    """Convolution with an equalised learning rate; halves the resolution with `down`."""
+
+    def __init__(self, in_channels, out_channels, size, *, bias=True, down=False, rngs: nnx.Rngs):
+        shape = (size, size, in_channels, out_channels)
+        self.kernel = nnx.Param(jax.random.normal(rngs.params(), shape))
+        self.bias = nnx.Param(jnp.zeros((out_channels,))) if bias else None
+        self.down = down
+
+    def __call__(self, x):
+        size, _, in_channels, _ = self.kernel.shape
+        kernel = self.kernel[...] / math.sqrt(size * size * in_channels)
+        if self.down:
+            x = ops.downsample_conv2d(x, kernel)
+        else:
+            x = ops.conv2d(x, kernel, padding=size // 2)
+        return x if self.bias is None else x + self.bias[...].astype(x.dtype)
+
+
+class ResidualBlock(nnx.Module):
+    """[B, H, W, I] -> [B, H/2, W/2, O]."""
+
+    def __init__(self, in_channels, out_channels, *, rngs: nnx.Rngs):
+        self.conv1 = EqualConv(in_channels, in_channels, 3, rngs=rngs)
+        self.conv2 = EqualConv(in_channels, out_channels, 3, down=True, rngs=rngs)
+        self.skip = EqualConv(in_channels, out_channels, 1, bias=False, down=True, rngs=rngs)
+
+    def __call__(self, x):
+        residual = leaky_relu(self.conv2(leaky_relu(self.conv1(x))))
+        return (residual + self.skip(x)) * math.sqrt(0.5)
+
+
+class Discriminator(nnx.Module):
+    """Images [B, R, R, 3] in [-1, 1] -> logits [B] float32.
+
+    Takes the generator's configuration: its resolution and its channels.
+    """
+
+    def __init__(self, config: GeneratorConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+        self.config = config
+        self.dtype = dtype
+        resolutions = config.block_resolutions[::-1]
+        last = config.channels(4)
+        self.from_rgb = EqualConv(3, config.channels(config.resolution), 1, rngs=rngs)
+        self.blocks = nnx.List(
+            ResidualBlock(config.channels(r), config.channels(r // 2), rngs=rngs)
+            for r in resolutions[:-1]
+        )
+        self.final_conv = EqualConv(last + 1, last, 3, rngs=rngs)
+        self.final_linear = EqualLinear(last * 16, last, rngs=rngs)
+        self.logit = EqualLinear(last, 1, rngs=rngs)
+
+    def __call__(self, images):
+        x = leaky_relu(self.from_rgb(images.astype(self.dtype)))
+        for block in self.blocks:
+            x = block(x)
+        x = append_minibatch_stddev(x.astype(jnp.float32))
+        x = leaky_relu(self.final_conv(x))
+        # PyTorch's flatten is channel-major: [B, C, 4, 4] -> [B, C·16].
+        x = jnp.moveaxis(x, -1, 1).reshape(x.shape[0], -1)
+        return self.logit(leaky_relu(self.final_linear(x)))[:, 0]
+
+
+def append_minibatch_stddev(x, group_size=4):
+    """Appends one channel holding the mean standard deviation over groups of examples.
+
+    x [B, H, W, C] -> [B, H, W, C + 1]. Examples n, n + B/4, n + 2B/4, ... form a group, as in the
+    published code; the batch must be a multiple of the group or smaller than it.
+    """
+    batch, height, width, _ = x.shape
+    group = min(group_size, batch)
+    if batch % group:
+        raise ValueError(
+            f"the discriminator's batch is {batch}; expected a multiple of {group_size} "
+            "or fewer, because minibatch standard deviation works on groups."
+        )
+    groups = x.reshape(group, batch // group, *x.shape[1:])
+    variance = jnp.mean(jnp.square(groups - jnp.mean(groups, axis=0)), axis=0)  # [M, H, W, C]
+    stddev = jnp.mean(jnp.sqrt(variance + 1e-8), axis=(1, 2, 3))  # [M]
+    stddev = jnp.tile(stddev, group)[:, None, None, None]
+    return jnp.concatenate([x, jnp.broadcast_to(stddev, (batch, height, width, 1))], axis=-1)

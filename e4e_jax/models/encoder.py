@@ -1,0 +1,210 @@
+"""The encoders: e4e (Tov et al. 2021), pSp (Richardson et al. 2021) and the single-w baseline.
+
+All read an IR-SE backbone. pSp and e4e build a feature pyramid on its last three levels; every
+style has a map-to-style head that shrinks one level to a vector. The outputs are offsets: where
+a model was trained around `latent_avg`, the caller adds it.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from e4e_jax.models.irse import Conv, IRSEBackbone, IRSEConfig
+from e4e_jax.models.layers import EqualLinear
+
+KINDS = ("e4e", "psp", "single_w")
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """Shape of an encoder.
+
+    Attributes:
+      kind: "e4e" (one w and a delta for each further style), "psp" (a code for each style) or
+        "single_w" (one w).
+      num_styles: L, the styles of the generator.
+      style_dim: D, the length of a style.
+      image_size: (height, width) of the images it reads.
+      backbone: the IR-SE backbone; its last width is the width of the pyramid.
+      coarse, middle: styles below `coarse` read the 1/16 level, those below `middle` the 1/8
+        level, the rest the 1/4 level.
+    """
+
+    kind: str = "e4e"
+    num_styles: int = 18
+    style_dim: int = 512
+    image_size: tuple[int, int] = (256, 256)
+    backbone: IRSEConfig = IRSEConfig()
+    coarse: int = 3
+    middle: int = 7
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"kind of encoder is {self.kind!r}; expected one of {KINDS}")
+        if not 0 < self.coarse < self.middle < self.num_styles:
+            raise ValueError(
+                f"coarse, middle and num_styles are {self.coarse}, {self.middle} and "
+                f"{self.num_styles}; expected 0 < coarse < middle < num_styles"
+            )
+
+    @classmethod
+    def toy(cls):
+        """Ten styles of a 64x64 generator."""
+        return cls(num_styles=10, style_dim=128, image_size=(64, 64), backbone=IRSEConfig.toy())
+
+    @property
+    def style_ranges(self):
+        """(first, end) of the styles that read each level, coarse to fine."""
+        bounds = (0, self.coarse, self.middle, self.num_styles)
+        return tuple(zip(bounds[:-1], bounds[1:], strict=True))
+
+
+class Encoder(nnx.Module):
+    """Images [B, H, W, 3] in [-1, 1] -> w_plus [B, L, D] float32, without `latent_avg`.
+
+    Args:
+      config: kind and shape.
+      axis_name: named axis of devices over which batch statistics are synchronised.
+      dtype: compute type of the convolutions.
+    """
+
+    def __init__(self, config: EncoderConfig, *, axis_name=None, dtype=jnp.float32, rngs: nnx.Rngs):
+        self.config = config
+        self.backbone = IRSEBackbone(config.backbone, axis_name=axis_name, dtype=dtype, rngs=rngs)
+        _, fine, middle, coarse = config.backbone.widths
+        if config.kind == "single_w":
+            self.linear = EqualLinear(coarse, config.style_dim, rngs=rngs)
+            return
+        self.lateral_middle = Conv(middle, coarse, 1, bias=True, dtype=dtype, rngs=rngs)
+        self.lateral_fine = Conv(fine, coarse, 1, bias=True, dtype=dtype, rngs=rngs)
+        self.heads = nnx.List(
+            _stacked_heads(
+                end - first,
+                coarse,
+                config.style_dim,
+                math.ceil(max(config.image_size) / downscale),
+                dtype=dtype,
+                rngs=rngs,
+            )
+            for (first, end), downscale in zip(config.style_ranges, (16, 8, 4), strict=True)
+        )
+
+    def __call__(self, images, stage=None):
+        """Encodes images.
+
+        Args:
+          images: [B, H, W, 3] in [-1, 1], H and W those of the configuration.
+          stage: e4e's progressive stage, the number of deltas that are open: a number or a traced
+            int32 scalar, so that one compiled program serves every stage; the heads of closed
+            deltas are not run. 0 repeats w, None opens all. The other kinds have no deltas and
+            take no notice.
+
+        Returns:
+          w_plus [B, L, D] float32.
+
+        Raises:
+          ValueError: images of another size.
+        """
+        if images.shape[1:3] != self.config.image_size:
+            raise ValueError(
+                f"the encoder got images of shape {images.shape}; "
+                f"expected height and width {self.config.image_size}"
+            )
+        _, fine, middle, coarse = self.backbone(images)
+        if self.config.kind == "single_w":
+            w = self.linear(jnp.mean(coarse.astype(jnp.float32), axis=(1, 2)))
+            return jnp.repeat(w[:, None], self.config.num_styles, axis=1)
+
+        middle = upsample_bilinear(coarse, middle.shape[1:3]) + self.lateral_middle(middle)
+        fine = upsample_bilinear(middle, fine.shape[1:3]) + self.lateral_fine(fine)
+        last_open = stage if self.config.kind == "e4e" else None
+        codes = [
+            _run_heads(heads, features, first, last_open)
+            for heads, features, (first, _) in zip(
+                self.heads, (coarse, middle, fine), self.config.style_ranges, strict=True
+            )
+        ]
+        codes = jnp.moveaxis(jnp.concatenate(codes), 0, 1)  # [B, L, D]
+        if self.config.kind == "psp":
+            return codes
+        w = codes[:, :1]
+        return jnp.concatenate([w, w + codes[:, 1:]], axis=1)
+
+
+class MapToStyle(nnx.Module):
+    """Head of one style: stride-2 convolutions down to one pixel, then a linear layer.
+
+    Args:
+      in_channels: channels of the features.
+      style_dim: D.
+      size: the longer side of the features, which sets the number of convolutions.
+    """
+
+    def __init__(self, in_channels, style_dim, size, *, dtype, rngs: nnx.Rngs):
+        widths = [in_channels] + [style_dim] * max(1, math.ceil(math.log2(size)))
+        self.convs = nnx.List(
+            Conv(n_in, n_out, 3, stride=2, bias=True, dtype=dtype, rngs=rngs)
+            for n_in, n_out in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.linear = EqualLinear(style_dim, style_dim, rngs=rngs)
+
+    def __call__(self, x):
+        """x [B, H, W, C] -> [B, D] float32."""
+        for conv in self.convs:
+            x = jax.nn.leaky_relu(conv(x), 0.01)
+        return self.linear(x[:, 0, 0].astype(jnp.float32))
+
+
+def _stacked_heads(num_heads, *args, rngs, **kwargs):
+    """`num_heads` map-to-style heads as one module whose arrays have a leading axis."""
+    keys = jax.random.split(rngs.params(), num_heads)
+    return nnx.vmap(lambda key: MapToStyle(*args, rngs=nnx.Rngs(params=key), **kwargs))(keys)
+
+
+def _run_heads(heads, features, first, last_open):
+    """Runs stacked heads one after another: features [B, H, W, C] -> [n, B, D].
+
+    A scan compiles one head for all; its branch skips the work of closed ones.
+
+    Args:
+      heads: n heads of styles first, first + 1, ...
+      last_open: index of the last style whose head runs, the others give zeros; None for all.
+    """
+    graph, params = nnx.split(heads)
+    num_heads, _, style_dim = heads.linear.weight.shape
+
+    def run(params, features):
+        return nnx.merge(graph, params)(features)
+
+    def step(_, head):
+        params, index = head
+        if last_open is None:
+            return None, run(params, features)
+        closed = jnp.zeros((features.shape[0], style_dim))
+        return None, jax.lax.cond(
+            index <= last_open, run, lambda *_: closed, params, features
+        )
+
+    return jax.lax.scan(step, None, (params, first + jnp.arange(num_heads)))[1]
+
+
+def upsample_bilinear(x, size):
+    """Bilinear resize with aligned corners (PyTorch's `align_corners=True`).
+
+    x [B, H, W, C] -> [B, size[0], size[1], C] in the type of x.
+    """
+    rows = _aligned_corners_matrix(x.shape[1], size[0])
+    columns = _aligned_corners_matrix(x.shape[2], size[1])
+    resized = jnp.einsum("yh,xw,bhwc->byxc", rows, columns, x.astype(jnp.float32))
+    return resized.astype(x.dtype)
+
+
+def _aligned_corners_matrix(n_in, n_out):
+    """[n_out, n_in] weights: output 0 is input 0, the last output the last input."""
+    position = np.arange(n_out) * ((n_in - 1) / max(n_out - 1, 1))
+    distance = np.abs(position[:, None] - np.arange(n_in))
+    return np.maximum(0, 1 - distance).astype(np.float32)

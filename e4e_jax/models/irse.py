@@ -1,0 +1,174 @@
+"""IR-SE backbone: the ResNet of ArcFace with squeeze-and-excitation (Deng et al. 2019).
+
+The encoder and the identity network share it; modules follow the order of the published
+PyTorch layout (`input_layer`, `body.0` to `body.23`).
+"""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from e4e_jax.models import ops
+from e4e_jax.models.batch_norm import BatchNorm
+
+# PyTorch's default initialisation of convolutions and linear layers: U(−1/√fan_in, 1/√fan_in).
+_INITIALIZER = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+@dataclasses.dataclass(frozen=True)
+class IRSEConfig:
+    """Shape of the backbone.
+
+    Attributes:
+      widths: channels of the four groups; the stem has those of the first.
+      depths: units of the four groups; the first unit of each halves the resolution.
+      in_channels: channels of the image.
+      squeeze_reduction: channels over hidden units in squeeze-and-excitation.
+    """
+
+    widths: tuple[int, int, int, int] = (64, 128, 256, 512)
+    depths: tuple[int, int, int, int] = (3, 4, 14, 3)
+    in_channels: int = 3
+    squeeze_reduction: int = 16
+
+    @classmethod
+    def ir_se_50(cls):
+        """The published network: 50 layers, 512 channels at 1/16 of the resolution."""
+        return cls()
+
+    @classmethod
+    def toy(cls):
+        """A small one for images of 64x64."""
+        return cls(widths=(24, 48, 96, 128), depths=(1, 2, 2, 1))
+
+
+class Conv(nnx.Module):
+    """Convolution with the zero padding that keeps the size at stride 1: [B, H, W, I] -> O."""
+
+    def __init__(
+        self, in_channels, out_channels, size, *, stride=1, bias=False, dtype, rngs: nnx.Rngs
+    ):
+        shape = (size, size, in_channels, out_channels)
+        self.kernel = nnx.Param(_INITIALIZER(rngs.params(), shape, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((out_channels,))) if bias else None
+        self.stride = stride
+        self.dtype = dtype
+
+    def __call__(self, x):
+        padding = self.kernel.shape[0] // 2
+        x = ops.conv2d(x.astype(self.dtype), self.kernel[...], stride=self.stride, padding=padding)
+        return x if self.bias is None else x + self.bias[...].astype(x.dtype)
+
+
+class PReLU(nnx.Module):
+    """Leaky ReLU with a learned slope for each channel (He et al. 2015)."""
+
+    def __init__(self, features):
+        self.slope = nnx.Param(jnp.full((features,), 0.25))
+
+    def __call__(self, x):
+        return jnp.where(x >= 0, x, x * self.slope[...].astype(x.dtype))
+
+
+class SqueezeExcite(nnx.Module):
+    """Scales each channel by a function of all channels' spatial means (Hu et al. 2018)."""
+
+    def __init__(self, features, reduction, *, rngs: nnx.Rngs):
+        hidden = features // reduction
+        self.fc1 = nnx.Linear(
+            features, hidden, use_bias=False, kernel_init=_INITIALIZER, rngs=rngs
+        )
+        self.fc2 = nnx.Linear(
+            hidden, features, use_bias=False, kernel_init=_INITIALIZER, rngs=rngs
+        )
+
+    def __call__(self, x):
+        squeezed = jnp.mean(x.astype(jnp.float32), axis=(1, 2))  # [B, C]
+        gate = jax.nn.sigmoid(self.fc2(jax.nn.relu(self.fc1(squeezed))))
+        return x * gate[:, None, None, :].astype(x.dtype)
+
+
+class Unit(nnx.Module):
+    """Residual unit of IR-SE: BN, 3x3, PReLU, 3x3 (stride), BN, squeeze-and-excitation.
+
+    The shortcut keeps every stride-th pixel where the channels agree, else it is a strided 1x1
+    convolution and BN. [B, H, W, I] -> [B, ⌈H/stride⌉, ⌈W/stride⌉, O].
+    """
+
+    def __init__(
+        self,
+        in_channels,
+        out_channels,
+        stride,
+        *,
+        squeeze_reduction,
+        axis_name,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.norm1 = BatchNorm(in_channels, axis_name=axis_name)
+        self.conv1 = Conv(in_channels, out_channels, 3, dtype=dtype, rngs=rngs)
+        self.prelu = PReLU(out_channels)
+        self.conv2 = Conv(out_channels, out_channels, 3, stride=stride, dtype=dtype, rngs=rngs)
+        self.norm2 = BatchNorm(out_channels, axis_name=axis_name)
+        self.squeeze_excite = SqueezeExcite(out_channels, squeeze_reduction, rngs=rngs)
+        if in_channels == out_channels:
+            self.shortcut_conv = self.shortcut_norm = None
+        else:
+            self.shortcut_conv = Conv(
+                in_channels, out_channels, 1, stride=stride, dtype=dtype, rngs=rngs
+            )
+            self.shortcut_norm = BatchNorm(out_channels, axis_name=axis_name)
+        self.stride = stride
+
+    def __call__(self, x):
+        if self.shortcut_conv is None:
+            shortcut = x[:, :: self.stride, :: self.stride]
+        else:
+            shortcut = self.shortcut_norm(self.shortcut_conv(x))
+        x = self.prelu(self.conv1(self.norm1(x)))
+        x = self.norm2(self.conv2(x))
+        return shortcut + self.squeeze_excite(x)
+
+
+class IRSEBackbone(nnx.Module):
+    """Images [B, H, W, in_channels] -> the outputs of the four groups, at 1/2 to 1/16 of the size.
+
+    Args:
+      config: widths and depths.
+      axis_name: named axis of devices over which batch statistics are synchronised.
+      dtype: compute type of the convolutions; the outputs have it too.
+    """
+
+    def __init__(self, config: IRSEConfig, *, axis_name=None, dtype=jnp.float32, rngs: nnx.Rngs):
+        self.stem_conv = Conv(config.in_channels, config.widths[0], 3, dtype=dtype, rngs=rngs)
+        self.stem_norm = BatchNorm(config.widths[0], axis_name=axis_name)
+        self.stem_prelu = PReLU(config.widths[0])
+        self.body = nnx.List()
+        channels = config.widths[0]
+        for width, depth in zip(config.widths, config.depths, strict=True):
+            for i in range(depth):
+                unit = Unit(
+                    channels,
+                    width,
+                    stride=2 if i == 0 else 1,
+                    squeeze_reduction=config.squeeze_reduction,
+                    axis_name=axis_name,
+                    dtype=dtype,
+                    rngs=rngs,
+                )
+                self.body.append(unit)
+                channels = width
+        self.group_ends = tuple(itertools.accumulate(config.depths))
+
+    def __call__(self, images):
+        x = self.stem_prelu(self.stem_norm(self.stem_conv(images)))
+        outputs = []
+        for i, unit in enumerate(self.body, start=1):
+            x = unit(x)
+            if i in self.group_ends:
+                outputs.append(x)
+        return outputs

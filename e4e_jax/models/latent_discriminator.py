@@ -1,0 +1,29 @@
+"""The discriminator of latent codes (Tov et al. 2021, section 4.2)."""
+
+import jax
+from flax import nnx
+
+# PyTorch's default initialisation of a linear layer: U(−1/√fan_in, 1/√fan_in).
+_INITIALIZER = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class LatentDiscriminator(nnx.Module):
+    """Tells codes of the mapping network from codes of the encoder: w [..., D] -> logits [...].
+
+    Args:
+      style_dim: D.
+      num_layers: linear layers, leaky ReLU 0.2 between them.
+    """
+
+    def __init__(self, style_dim=512, num_layers=4, *, rngs: nnx.Rngs):
+        widths = [style_dim] * num_layers + [1]
+        self.layers = nnx.List(
+            nnx.Linear(n_in, n_out, kernel_init=_INITIALIZER, rngs=rngs)
+            for n_in, n_out in zip(widths[:-1], widths[1:], strict=True)
+        )
+
+    def __call__(self, w):
+        *hidden, last = self.layers
+        for layer in hidden:
+            w = jax.nn.leaky_relu(layer(w), 0.2)
+        return last(w)[..., 0]

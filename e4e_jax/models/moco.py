@@ -1,0 +1,100 @@
+"""MoCo v2 features (Chen et al. 2020), the identity measure of domains without faces."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from e4e_jax.models.batch_norm import BatchNorm
+from e4e_jax.models.irse import Conv
+
+
+class Bottleneck(nnx.Module):
+    """Residual block of ResNet-50 v1.5 (the stride is in the 3x3): [B, H, W, I] -> 4·width."""
+
+    def __init__(self, in_channels, width, stride, *, dtype, rngs: nnx.Rngs):
+        out_channels = 4 * width
+        self.conv1 = Conv(in_channels, width, 1, dtype=dtype, rngs=rngs)
+        self.bn1 = BatchNorm(width)
+        self.conv2 = Conv(width, width, 3, stride=stride, dtype=dtype, rngs=rngs)
+        self.bn2 = BatchNorm(width)
+        self.conv3 = Conv(width, out_channels, 1, dtype=dtype, rngs=rngs)
+        self.bn3 = BatchNorm(out_channels)
+        if stride == 1 and in_channels == out_channels:
+            self.downsample_conv = self.downsample_bn = None
+        else:
+            self.downsample_conv = Conv(
+                in_channels, out_channels, 1, stride=stride, dtype=dtype, rngs=rngs
+            )
+            self.downsample_bn = BatchNorm(out_channels)
+
+    def __call__(self, x):
+        shortcut = x
+        if self.downsample_conv is not None:
+            shortcut = self.downsample_bn(self.downsample_conv(x))
+        x = jax.nn.relu(self.bn1(self.conv1(x)))
+        x = jax.nn.relu(self.bn2(self.conv2(x)))
+        return jax.nn.relu(self.bn3(self.conv3(x)) + shortcut)
+
+
+class MoCo(nnx.Module):
+    """Images [B, H, W, 3] in [-1, 1] -> unit vectors [B, 32·width], float32.
+
+    As in the published loss: nearest resize to 224x224, no ImageNet normalisation, ResNet-50
+    up to its pooled features. Built in evaluation mode: it measures and is not trained.
+
+    Args:
+      depths: blocks of the four layers.
+      width: channels of the stem, 64 in ResNet-50.
+      image_size: side of the images that the network reads.
+      dtype: compute type of the convolutions.
+    """
+
+    def __init__(
+        self,
+        *,
+        depths=(3, 4, 6, 3),
+        width=64,
+        image_size=224,
+        dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.conv1 = Conv(3, width, 7, stride=2, dtype=dtype, rngs=rngs)
+        self.bn1 = BatchNorm(width)
+        self.layers = nnx.List()
+        channels = width
+        for i, depth in enumerate(depths):
+            layer = nnx.List()
+            for j in range(depth):
+                stride = 2 if i > 0 and j == 0 else 1
+                layer.append(Bottleneck(channels, width * 2**i, stride, dtype=dtype, rngs=rngs))
+                channels = 4 * width * 2**i
+            self.layers.append(layer)
+        self.image_size = image_size
+        self.eval()
+
+    def __call__(self, images):
+        x = resize_nearest(images, self.image_size)
+        x = jax.nn.relu(self.bn1(self.conv1(x)))
+        x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        for layer in self.layers:
+            for block in layer:
+                x = block(x)
+        x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+        return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+def resize_nearest(images, size):
+    """Nearest resize to size x size with PyTorch's choice of pixel, ⌊i·n_in/n_out⌋.
+
+    images [B, H, W, C] -> [B, size, size, C].
+    """
+    rows, columns = (_nearest_index(n, size) for n in images.shape[1:3])
+    return images[:, rows][:, :, columns]
+
+
+def _nearest_index(n_in, n_out):
+    # float32 as in PyTorch: where i·n_in/n_out is a whole number the rounding decides.
+    scale = np.float32(n_in) / np.float32(n_out)
+    index = np.floor(np.arange(n_out, dtype=np.float32) * scale).astype(np.int32)
+    return np.minimum(index, n_in - 1)

@@ -1,0 +1,197 @@
+"""The StyleGAN2 generator (Karras et al. 2020, arXiv 1912.04958, configuration F)."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from e4e_jax.models import ops
+from e4e_jax.models.layers import EqualLinear, leaky_relu, normalize_second_moment
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratorConfig:
+    """Hyperparameters of a generator.
+
+    Attributes:
+      resolution: side of the image, a power of two from 8 to 1024.
+      z_dim, w_dim: sizes of the latent codes.
+      mapping_layers: depth of the mapping network.
+      channel_base, channel_max: a layer at r x r has min(channel_base / r, channel_max) channels.
+      conv_clamp: bound on every layer's output, for generators trained in float16; None for none.
+    """
+
+    resolution: int
+    z_dim: int = 512
+    w_dim: int = 512
+    mapping_layers: int = 8
+    channel_base: int = 32768
+    channel_max: int = 512
+    conv_clamp: float | None = None
+
+    def __post_init__(self):
+        if self.resolution not in (8, 16, 32, 64, 128, 256, 512, 1024):
+            raise ValueError(
+                f"resolution is {self.resolution}; expected a power of two from 8 to 1024."
+            )
+
+    @property
+    def block_resolutions(self) -> tuple[int, ...]:
+        return tuple(2**i for i in range(2, self.resolution.bit_length()))
+
+    @property
+    def num_styles(self) -> int:
+        """L = 2·log2(R) − 2: the number of w vectors that one image takes."""
+        return 2 * len(self.block_resolutions)
+
+    def channels(self, resolution: int) -> int:
+        return min(self.channel_base // resolution, self.channel_max)
+
+
+class NoiseConst(nnx.Variable):
+    """The fixed noise image of a layer: saved with the generator, never trained."""
+
+
+class LatentAverage(nnx.Variable):
+    """The mean of w over the mapping network's output: saved, never trained."""
+
+
+class MappingNetwork(nnx.Module):
+    """z [B, z_dim] -> w [B, w_dim]: normalisation and equalised layers at 1/100 learning rate."""
+
+    def __init__(self, config: GeneratorConfig, *, rngs: nnx.Rngs):
+        sizes = [config.z_dim] + [config.w_dim] * config.mapping_layers
+        self.layers = nnx.List(
+            EqualLinear(i, o, lr_mul=0.01, rngs=rngs)
+            for i, o in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+
+    def __call__(self, z):
+        x = normalize_second_moment(z)
+        for layer in self.layers:
+            x = leaky_relu(layer(x))
+        return x
+
+
+class StyledConv(nnx.Module):
+    """Modulated 3x3 convolution, noise, bias and activation; doubles the resolution with `up`."""
+
+    def __init__(self, in_channels, out_channels, resolution, w_dim, *, up, clamp, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (3, 3, in_channels, out_channels)))
+        self.modulation = EqualLinear(w_dim, in_channels, bias_init=1.0, rngs=rngs)
+        self.noise_strength = nnx.Param(jnp.zeros(()))
+        self.noise = NoiseConst(jax.random.normal(rngs.params(), (resolution, resolution)))
+        self.bias = nnx.Param(jnp.zeros((out_channels,)))
+        self.up = up
+        self.clamp = clamp
+
+    def __call__(self, x, w, noise):
+        """x [B, H, W, I], w [B, w_dim], noise [B or 1, H', W'] or None -> [B, H', W', O]."""
+        kernel = self.kernel[...] / math.sqrt(9 * self.kernel.shape[2])
+        x = ops.modulated_conv2d(x, kernel, self.modulation(w), up=self.up)
+        if noise is not None:
+            x = x + (noise[..., None] * self.noise_strength[...]).astype(x.dtype)
+        x = leaky_relu(x + self.bias[...].astype(x.dtype))
+        return x if self.clamp is None else jnp.clip(x, -self.clamp, self.clamp)
+
+
+class ToRGB(nnx.Module):
+    """Modulated 1x1 convolution to three channels, without demodulation or activation."""
+
+    def __init__(self, in_channels, w_dim, *, clamp, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (1, 1, in_channels, 3)))
+        self.modulation = EqualLinear(w_dim, in_channels, bias_init=1.0, rngs=rngs)
+        self.bias = nnx.Param(jnp.zeros((3,)))
+        self.clamp = clamp
+
+    def __call__(self, x, w):
+        """x [B, H, W, I], w [B, w_dim] -> RGB [B, H, W, 3] float32."""
+        kernel = self.kernel[...] / math.sqrt(self.kernel.shape[2])
+        rgb = ops.modulated_conv2d(x, kernel, self.modulation(w), demodulate=False)
+        rgb = rgb.astype(jnp.float32) + self.bias[...]
+        return rgb if self.clamp is None else jnp.clip(rgb, -self.clamp, self.clamp)
+
+
+class SynthesisNetwork(nnx.Module):
+    """w_plus [B, L, w_dim] -> images [B, R, R, 3] float32, nominally in [-1, 1]."""
+
+    def __init__(self, config: GeneratorConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+        w_dim, clamp = config.w_dim, config.conv_clamp
+        self.constant = nnx.Param(jax.random.normal(rngs.params(), (4, 4, config.channels(4))))
+        convs, to_rgbs = [], []
+        for resolution in config.block_resolutions:
+            out = config.channels(resolution)
+            if resolution > 4:
+                below = config.channels(resolution // 2)
+                convs.append(
+                    StyledConv(below, out, resolution, w_dim, up=True, clamp=clamp, rngs=rngs)
+                )
+            convs.append(StyledConv(out, out, resolution, w_dim, up=False, clamp=clamp, rngs=rngs))
+            to_rgbs.append(ToRGB(out, w_dim, clamp=clamp, rngs=rngs))
+        self.convs = nnx.List(convs)  # 4x4, then (up, plain) for every resolution above it
+        self.to_rgbs = nnx.List(to_rgbs)
+        self.dtype = dtype
+
+    def __call__(self, w_plus, *, noise="constant", keys=None):
+        """Synthesises images.
+
+        Args:
+          w_plus: [B, L, w_dim] float32.
+          noise: "constant" (the stored noise images), "random" (from `keys`) or "none".
+          keys: [B] typed PRNG keys, one per example, for random noise.
+
+        Returns:
+          [B, R, R, 3] float32.
+        """
+        x = jnp.broadcast_to(self.constant[...], (w_plus.shape[0], *self.constant.shape))
+        x = x.astype(self.dtype)
+        rgb = None
+        # Style i goes to convolution i; the toRGB behind convolution i shares style i + 1 with
+        # the next resolution's up-convolution.
+        for i, conv in enumerate(self.convs):
+            x = conv(x, w_plus[:, i], _layer_noise(conv, i, noise, keys))
+            if not conv.up:
+                to_rgb = self.to_rgbs[i // 2]
+                new = to_rgb(x, w_plus[:, i + 1])
+                rgb = new if rgb is None else ops.upsample(rgb) + new
+        return rgb
+
+
+def _layer_noise(conv: StyledConv, index, noise, keys):
+    """The noise image of one layer: [1, r, r], [B, r, r] or None."""
+    if noise == "none":
+        return None
+    if noise == "constant":
+        return conv.noise[...][None]
+    if noise == "random":
+        shape = conv.noise.shape
+        draw = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, index), shape))
+        return draw(keys)
+    raise ValueError(f"noise is {noise!r}; expected 'constant', 'random' or 'none'.")
+
+
+class Generator(nnx.Module):
+    """Mapping and synthesis networks with the average latent code that truncation needs."""
+
+    def __init__(self, config: GeneratorConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+        self.config = config
+        self.mapping = MappingNetwork(config, rngs=rngs)
+        self.synthesis = SynthesisNetwork(config, dtype=dtype, rngs=rngs)
+        self.latent_avg = LatentAverage(jnp.zeros((config.w_dim,)))
+
+    def map(self, z, truncation_psi=1.0):
+        """z [B, z_dim] -> w [B, w_dim], pulled towards `latent_avg` for `truncation_psi` < 1."""
+        w = self.mapping(z)
+        return self.latent_avg[...] + truncation_psi * (w - self.latent_avg[...])
+
+    def broadcast(self, w):
+        """w [B, w_dim] -> w_plus [B, L, w_dim], the same code for every style."""
+        return jnp.repeat(w[:, None], self.config.num_styles, axis=1)
+
+
+def mean_latent(generator: Generator, key, samples=10_000):
+    """The mean of w [w_dim] over `samples` draws of z (what `latent_avg` holds)."""
+    z = jax.random.normal(key, (samples, generator.config.z_dim))
+    return jnp.mean(generator.mapping(z), axis=0)

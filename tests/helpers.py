@@ -1,0 +1,42 @@
+"""What many tests share: random weights and the measure of agreement."""
+
+import jax
+import numpy as np
+from flax import nnx
+
+
+def randomize(module: nnx.Module, seed: int = 0) -> nnx.Module:
+    """Fills every float variable of `module` in place with random numbers, none of them 0 or 1.
+
+    Weights keep a sensible scale (1/√fan_in where they are not equalised is the network's
+    business; here the standard deviation is that of the initial value, at least 0.1); variables
+    whose name holds "var" are positive.
+    """
+    rng = np.random.default_rng(seed)
+    graph, state = nnx.split(module)
+
+    def draw(path, value):
+        if not jax.numpy.issubdtype(value.dtype, jax.numpy.floating):
+            return value
+        name = jax.tree_util.keystr(path)
+        if "var" in name:
+            noise = rng.uniform(0.5, 1.5, value.shape)
+        elif value.ndim <= 1:
+            noise = np.asarray(value) + rng.uniform(0.1, 0.3, value.shape) * rng.choice(
+                [-1, 1], value.shape
+            )
+        else:
+            noise = rng.normal(size=value.shape) * max(float(np.std(np.asarray(value))), 0.02)
+        return jax.numpy.asarray(noise, value.dtype)
+
+    nnx.update(module, jax.tree_util.tree_map_with_path(draw, state))
+    return module
+
+
+def relative_error(actual, expected) -> float:
+    """max |actual − expected| / max |expected|, in float64."""
+    actual = np.asarray(actual, np.float64)
+    expected = np.asarray(expected, np.float64)
+    if actual.shape != expected.shape:
+        raise AssertionError(f"shapes differ: {actual.shape} and {expected.shape}")
+    return float(np.max(np.abs(actual - expected)) / np.max(np.abs(expected)))

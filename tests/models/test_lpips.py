@@ -1,0 +1,81 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch_reference
+from flax import nnx
+from helpers import randomize, relative_error
+from torch_reference import copy_weights, gradient_error, to_jax, to_torch
+
+from e4e_jax.models.lpips import LPIPS
+
+NETS = ["alex", "vgg", "squeeze"]
+
+
+def pair(net):
+    ours = randomize(LPIPS(net, rngs=nnx.Rngs(0)))
+    return ours, copy_weights(ours, torch_reference.LPIPS(net))
+
+
+def random_images(seed, *shape):
+    return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_distances_and_gradients_match_torch(net):
+    ours, reference = pair(net)
+    a, b = random_images(0, 2, 48, 56, 3), random_images(1, 2, 48, 56, 3)
+    tensor_a, tensor_b = to_torch(a), to_torch(b)
+    expected = reference(tensor_a, tensor_b)
+    expected.sum().backward()
+
+    def loss(a, b, model):
+        distance = model(a, b)
+        return jnp.sum(distance), distance
+
+    grad = nnx.jit(nnx.grad(loss, argnums=(0, 1), has_aux=True))
+    (of_a, of_b), distance = grad(a, b, ours)
+    assert distance.shape == (2,)
+    assert relative_error(distance, expected.detach()) < 1e-5
+    assert relative_error(of_a, to_jax(tensor_a.grad)) < 1e-5
+    assert relative_error(of_b, to_jax(tensor_b.grad)) < 1e-5
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_features_and_their_gradients_match_torch(net):
+    ours, reference = pair(net)
+    # Small, so that no ReLU of this many is so near zero that rounding decides its side.
+    x = random_images(0, 1, 32, 32, 3)
+    expected = reference.features(to_torch(x))
+    weights = [random_images(i, *to_jax(e).shape) for i, e in enumerate(expected)]
+    sum((e * to_torch(w).detach()).sum() for e, w in zip(expected, weights, strict=True)).backward()
+
+    def loss(model, x):
+        maps = model.features(x)
+        return sum(jnp.vdot(y, w) for y, w in zip(maps, weights, strict=True)), maps
+
+    of_weights, maps = nnx.jit(nnx.grad(loss, has_aux=True))(ours, x)
+    for actual, e in zip(maps, expected, strict=True):
+        assert relative_error(actual, to_jax(e)) < 1e-5
+    del of_weights["linears"]  # they weigh distances, not features
+    assert gradient_error(of_weights, reference) < 1e-5
+
+
+def test_features_can_be_kept_for_many_distances():
+    lpips = randomize(LPIPS("alex", rngs=nnx.Rngs(0)))
+    a, b = random_images(0, 2, 64, 64, 3), random_images(1, 2, 64, 64, 3)
+    kept = lpips.features(b)
+    np.testing.assert_allclose(lpips.distance(lpips.features(a), kept), lpips(a, b), rtol=1e-6)
+    np.testing.assert_array_equal(lpips(a, a), 0)
+
+
+def test_pixels_without_any_feature_have_a_finite_gradient():
+    lpips = LPIPS("alex", rngs=nnx.Rngs(0))
+    lpips.trunk[0].bias[...] = jnp.full((64,), -100.0)  # the first ReLU lets nothing through
+    a, b = random_images(0, 1, 64, 64, 3), random_images(1, 1, 64, 64, 3)
+    assert jnp.all(jnp.isfinite(jax.grad(lambda a: lpips(a, b)[0])(a)))
+
+
+def test_unknown_networks_are_named():
+    with pytest.raises(ValueError, match="LPIPS network is 'resnet'; expected one of"):
+        LPIPS("resnet", rngs=nnx.Rngs(0))
