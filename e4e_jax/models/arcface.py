@@ -56,6 +56,10 @@ class ArcFace(nnx.Module):
         x = self.embedding_norm(self.linear(x))
         return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
+    def embed(self, images):
+        """Identity features of aligned images [B, 256, 256, 3]: unit vectors [B, embedding_dim]."""
+        return self(crop_face(images))
+
 
 def crop_face(images):
     """The face of an aligned image, as the identity loss sees it: rows 35-223, columns 32-220.

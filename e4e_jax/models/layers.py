@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 
-def leaky_relu(x, slope=0.2, gain=math.sqrt(2.0)):
-    """StyleGAN2's activation: leaky ReLU scaled by √2 so that it keeps the variance."""
-    return jnp.where(x >= 0, x, x * slope) * gain
+def leaky_relu(x):
+    """StyleGAN2's activation: leaky ReLU of slope 0.2, scaled by √2 to keep the variance."""
+    return jax.nn.leaky_relu(x, 0.2) * math.sqrt(2.0)
 
 
 def normalize_second_moment(x, epsilon=1e-8):

@@ -308,9 +308,11 @@ def _squeeze():
     def pool():
         return nn.MaxPool2d(3, 2, ceil_mode=True)
 
-    layers = [nn.Conv2d(3, 64, 3, 2), nn.ReLU(), pool(), Fire(64, 16, 64), Fire(128, 16, 64), pool()]
-    layers += [Fire(128, 32, 128), Fire(256, 32, 128), pool(), Fire(256, 48, 192)]
-    return layers + [Fire(384, 48, 192), Fire(384, 64, 256), Fire(512, 64, 256)]
+    layers = [nn.Conv2d(3, 64, 3, 2), nn.ReLU()]
+    layers += [pool(), Fire(64, 16, 64), Fire(128, 16, 64)]
+    layers += [pool(), Fire(128, 32, 128), Fire(256, 32, 128)]
+    layers += [pool(), Fire(256, 48, 192), Fire(384, 48, 192)]
+    return layers + [Fire(384, 64, 256), Fire(512, 64, 256)]
 
 
 class LPIPS(nn.Module):

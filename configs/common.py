@@ -1,0 +1,114 @@
+"""Fields that every config has. Experiments change them in a file of their own."""
+
+import ml_collections
+
+
+def get_base_config() -> ml_collections.ConfigDict:
+    """Loop, data and optimiser fields with their defaults."""
+    config = ml_collections.ConfigDict()
+    config.name = ""
+    config.task = ""
+    config.seed = 0
+    config.dtype = "float32"  # compute type of convolutions; "bfloat16" on TPU and recent GPUs
+
+    config.batch_size = 8  # of all devices together
+    config.total_steps = 0
+    config.log_every = 50
+    config.validate_every = 2_500
+    config.checkpoint_every = 2_500
+    config.keep_checkpoints = 2  # the newest ones, beside the best by validation
+    config.validation_batch_size = 8
+
+    config.data = data = ml_collections.ConfigDict()
+    data.source = "folder"  # "folder", "tfds" or "toy"
+    data.image_size = (256, 256)  # height, width
+    data.flip = True
+    data.workers = 4  # processes that decode images; 0 for threads of this process
+    data.max_bad_images = 100  # files that may fail to decode before the run stops
+    data.num_validation = 512
+    data.path = data.validation_path = ""  # folder: of training and of held-out images
+    data.name = data.split = data.validation_split = data.data_dir = ""  # tfds
+    data.num_images = 1_000_000  # toy: size of the endless set's epoch
+    data.seed = 0  # toy
+    return config
+
+
+def optimizer(name: str, learning_rate: float, **fields) -> ml_collections.ConfigDict:
+    """An optimiser section; `schedule` is any name that e4e_jax/training/schedules.py knows."""
+    section = ml_collections.ConfigDict()
+    section.name = name
+    section.learning_rate = learning_rate
+    section.schedule = "constant"
+    section.schedule_options = ml_collections.ConfigDict()
+    section.b1, section.b2 = 0.9, 0.999  # Adam only
+    section.update(fields)
+    return section
+
+
+def get_encoder_config() -> ml_collections.ConfigDict:
+    """e4e as published: hyperparameters of Tov et al. 2021 (arXiv 2102.02766)."""
+    config = get_base_config()
+    config.task = "encoder"
+    config.total_steps = 200_000
+
+    # Bundles; `python -m convert_weights` makes them of published checkpoints.
+    config.generator = "bundles/generator"
+    config.perceptual = "bundles/lpips_alex"
+    config.identity = "bundles/moco"
+
+    config.encoder = encoder = ml_collections.ConfigDict()
+    encoder.kind = "e4e"  # "e4e", "psp" (a code for every style) or "single_w"
+    encoder.widths, encoder.depths = (64, 128, 256, 512), (3, 4, 14, 3)  # IR-SE-50
+    encoder.coarse, encoder.middle = 3, 7
+    encoder.warm_start = "bundles/ir_se50"  # "" for a random start
+
+    config.objective = objective = ml_collections.ConfigDict()
+    objective.l2 = 1.0
+    objective.perceptual = 0.8
+    objective.identity = 0.5
+    objective.adversarial = 0.1
+    objective.delta_norm = 2e-4
+    objective.progressive_start = 20_000
+    objective.progressive_every = 2_000
+    objective.r1_gamma = 10.0
+    objective.r1_every = 16
+    objective.w_pool_size = 50
+
+    config.optimizer = optimizer("ranger", 1e-4)
+    config.discriminator_optimizer = optimizer("adam", 2e-5)
+
+    config.edits = edits = ml_collections.ConfigDict()
+    edits.directions = ""  # a file of directions; SeFa's strongest without one
+    edits.shown = (("sefa_0", 3.0), ("sefa_1", 3.0), ("sefa_2", 3.0))
+    return config
+
+
+def get_generator_config() -> ml_collections.ConfigDict:
+    """A StyleGAN2 generator (Karras et al. 2020, arXiv 1912.04958)."""
+    config = get_base_config()
+    config.task = "generator"
+    config.batch_size = 32
+    config.total_steps = 100_000
+
+    config.generator = generator = ml_collections.ConfigDict()
+    generator.resolution = 256
+    generator.z_dim = generator.w_dim = 512
+    generator.mapping_layers = 8
+    generator.channel_base, generator.channel_max = 32768, 512
+
+    config.objective = objective = ml_collections.ConfigDict()
+    objective.r1_gamma = 1.0
+    objective.r1_every = 16
+    objective.path_length_weight = 2.0
+    objective.path_length_every = 8
+    objective.style_mixing = 0.9
+    objective.random_noise = True
+    objective.augment = ()  # ("color", "translation", "cutout") for a few thousand images or less
+    objective.ema_halflife_images = 10_000.0
+
+    config.optimizer = optimizer("adam", 2e-3, b1=0.0, b2=0.99)
+    config.discriminator_optimizer = optimizer("adam", 2e-3, b1=0.0, b2=0.99)
+
+    config.features = ""  # bundle of the network behind FID; "" for none
+    config.fid_samples = 10_000
+    return config

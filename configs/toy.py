@@ -1,0 +1,35 @@
+"""The default: e4e on the built-in faces, with the shipped generator and features."""
+
+from configs import common
+
+
+def get_config():
+    config = common.get_encoder_config()
+    config.name = "toy"
+    config.batch_size = 16
+    config.total_steps = 1_500
+    config.log_every = 10
+    config.validate_every = 500
+    config.checkpoint_every = 500
+    config.validation_batch_size = 64
+
+    config.data.source = "toy"
+    config.data.image_size = (64, 64)
+    config.data.flip = False  # faces are mirrored by their yaw; the parting of the hair is not
+    config.data.workers = 0
+
+    config.generator = "toy/generator"
+    config.perceptual = config.identity = config.encoder.warm_start = "toy/features"
+    config.encoder.widths, config.encoder.depths = (24, 48, 96, 128), (1, 2, 2, 1)
+
+    config.objective.identity = 0.1
+    config.objective.progressive_start = 300
+    config.objective.progressive_every = 50
+    config.optimizer = common.optimizer(
+        "ranger", 2e-3, schedule="cosine", schedule_options={"final_fraction": 0.05}
+    )
+    config.discriminator_optimizer.learning_rate = 1e-4
+
+    config.edits.directions = "toy/directions.npz"
+    config.edits.shown = (("smile", 1.0), ("glasses", 1.0), ("age", 0.6))
+    return config

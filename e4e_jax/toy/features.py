@@ -1,0 +1,75 @@
+"""The feature network of the toy domain: an IR-SE trained to read the factors of a face.
+
+It stands in for LPIPS, ArcFace and Inception where their weights are not at hand. Numbers that
+it measures are always labelled "toy features".
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from e4e_jax.models.irse import IRSEBackbone, IRSEConfig
+from e4e_jax.models.layers import EqualLinear
+
+
+@dataclasses.dataclass(frozen=True)
+class ToyFeaturesConfig:
+    """Shape of the network.
+
+    Attributes:
+      num_factors: K, the factors that it reads.
+      embedding_dim: E, the length of the vector behind identity and FID.
+      image_size: side of the square images.
+      backbone: the IR-SE backbone, the toy encoder's own.
+    """
+
+    num_factors: int = 11
+    embedding_dim: int = 128
+    image_size: int = 64
+    backbone: IRSEConfig = IRSEConfig.toy()
+
+
+class ToyFeatures(nnx.Module):
+    """Images [B, S, S, 3] in [-1, 1] -> factors [B, K] float32."""
+
+    def __init__(self, config: ToyFeaturesConfig, *, axis_name=None, rngs: nnx.Rngs):
+        side = -(-config.image_size // 16)  # four halvings, rounded up
+        self.config = config
+        self.backbone = IRSEBackbone(config.backbone, axis_name=axis_name, rngs=rngs)
+        self.embedding = EqualLinear(
+            side * side * config.backbone.widths[-1], config.embedding_dim, rngs=rngs
+        )
+        self.factors = EqualLinear(config.embedding_dim, config.num_factors, rngs=rngs)
+
+    def __call__(self, images):
+        return self.factors(jax.nn.relu(self.pooled(images)))
+
+    def pooled(self, images):
+        """Features for FID: images [B, S, S, 3] -> [B, E] float32."""
+        coarse = self.backbone(images)[-1]  # [B, S/16, S/16, C]
+        return self.embedding(coarse.astype(jnp.float32).reshape(coarse.shape[0], -1))
+
+    def embed(self, images):
+        """Identity features: images [B, S, S, 3] -> unit vectors [B, E]."""
+        x = self.pooled(images)
+        return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+    def features(self, images):
+        """Perceptual features: the backbone's levels, each pixel a unit vector."""
+        return [
+            x / jnp.sqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-8)
+            for x in self.backbone(images)
+        ]
+
+    def distance(self, features_a, features_b):
+        """Perceptual distance [B]: squared differences of `features`, as LPIPS without weights.
+
+        Summed over channels, averaged over the pixels of a level and over the levels.
+        """
+        levels = [
+            jnp.mean(jnp.sum(jnp.square(a - b), axis=-1), axis=(1, 2))
+            for a, b in zip(features_a, features_b, strict=True)
+        ]
+        return sum(levels) / len(levels)

@@ -1,0 +1,346 @@
+"""Checkpoints of a run: written in the background and whole or not at all, by Orbax.
+
+A checkpoint is a folder named after its step. Besides Orbax's own files it holds the arrays of
+the training state and one JSON that describes them, with the places of the data iterators of all
+hosts and the validation metrics.
+"""
+
+import contextlib
+import logging
+import math
+import re
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from e4e_jax.training.hosts import gather_json, on_any_host, wait_for_hosts
+from e4e_jax.training.state_arrays import (
+    abstract_array,
+    compare,
+    describe,
+    like,
+    named_leaves,
+    raw_array,
+)
+
+_ARRAYS, _DESCRIPTION = "state", "run"  # the two items of a checkpoint
+_DAMAGED = ".damaged"
+
+
+class Restored(NamedTuple):
+    """What `Checkpoints.restore` found."""
+
+    state: Any
+    data_state: Any
+    step: int
+
+
+class Checkpoints:
+    """The checkpoints of one run, in a folder that no other run writes to.
+
+    On several hosts the folder is shared, and all hosts make the same calls. To be closed after
+    use, or used as a context manager: a write that is still going on when the interpreter exits
+    is lost.
+
+    Args:
+      directory: made at the first save; a path that TensorStore knows (local, gs://).
+      keep: how many of the newest checkpoints stay.
+      best: name of a metric; the checkpoint that has the best finite value of it stays too.
+      best_mode: "min" or "max", which values of it are better.
+
+    Attributes:
+      directory: where the checkpoints are.
+    """
+
+    def __init__(self, directory, *, keep=3, best=None, best_mode="min"):
+        if keep < 1:
+            raise ValueError(f"keep is {keep}; expected at least 1 checkpoint.")
+        if best_mode not in ("min", "max"):
+            raise ValueError(f"best_mode is {best_mode!r}; expected 'min' or 'max'.")
+        directory = epath.Path(directory).expanduser()
+        # Orbax wants absolute paths; gs:// is one, though pathlib cannot tell.
+        self.directory = directory if "://" in str(directory) else directory.resolve()
+        self._keep = keep
+        self._best_metric = best
+        self._best_mode = best_mode
+        self._metrics = {}  # step -> metrics, as far as they have been asked for
+        self._passed_over = []  # what `restore` could not use
+        self._manager = None  # only a run that saves has one: a reader leaves all as it is
+        self._own = set()  # steps that were saved or restored here
+        self._latest = None  # the step of the latest save, which may still be going on
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def save(self, step: int, state: Any, data_state: Any = None, metrics=None) -> None:
+        """Starts to write a checkpoint; returns when the state may be changed or donated.
+
+        A second save of a step is left out: the state is a function of the step.
+
+        Args:
+          step: number of steps done.
+          state: pytree of jax arrays and typed PRNG keys; on several hosts global arrays.
+          data_state: JSON-serialisable place of this host's data iterator.
+          metrics: {name: number} of validation at this step, if there was one.
+
+        Raises:
+          OSError: this checkpoint, or the one before it, could not be written.
+          ValueError: the folder has an older run's checkpoint of this step.
+        """
+        if step in self._own:
+            return
+        leaves, _ = named_leaves(state)
+        description = {
+            "arrays": {name: describe(leaf) for name, leaf in leaves.items()},
+            "data": gather_json(data_state),
+            "metrics": {name: float(value) for name, value in (metrics or {}).items()},
+        }
+        arrays = {name: raw_array(leaf) for name, leaf in leaves.items() if leaf.size}
+        self.wait()
+        if self._manager is None:
+            with self._writing(step):
+                self._manager = self._open()
+        if step in self._manager.all_steps():
+            raise ValueError(
+                f"{self.path(step)} exists already and the run did not start from it; move it "
+                "away or choose another work directory."
+            )
+        self._latest = step
+        self._metrics[step] = description["metrics"]
+        items = {
+            _ARRAYS: ocp.args.PyTreeSave(arrays),
+            _DESCRIPTION: ocp.args.JsonSave(description),
+        }
+        with self._writing(step):
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+        self._own.add(step)
+
+    def restore(self, template: Any, step: int | None = None) -> Restored | None:
+        """Reads the newest checkpoint that is whole, or that of `step`.
+
+        Checkpoints that were cut short are passed over with one warning that names them, and
+        moved aside when this run saves its first one.
+
+        Args:
+          template: pytree like the state, of arrays or `jax.ShapeDtypeStruct`; each array comes
+            back bit for bit, with the sharding of its template.
+          step: a step to read instead of the newest, such as `best_step()`.
+
+        Returns:
+          (state, data_state, step), or None if there is nothing to start from. The data_state is
+          this host's; hosts that were not there when it was saved get the first host's.
+
+        Raises:
+          ValueError: the checkpoint is of a state of another structure or other shapes, which is
+            another configuration's; or that of `step` is damaged.
+          FileNotFoundError: there is no checkpoint of `step`.
+        """
+        self.wait()
+        steps = self.steps()
+        if step is not None:
+            if step not in steps:
+                raise FileNotFoundError(f"There is no checkpoint {self.path(step)}.")
+            try:
+                return self._read(step, template)
+            except _Damaged as error:
+                raise ValueError(f"The checkpoint {error}.") from error
+
+        self._passed_over = damaged = []
+        restored = None
+        for candidate in reversed(steps):
+            try:
+                restored = self._read(candidate, template)
+                self._own.add(candidate)
+                break
+            except _Damaged as error:
+                damaged.append((candidate, str(error)))
+        found = -1 if restored is None else restored.step
+        damaged += [
+            (unfinished, f"{path} was not finished")
+            for unfinished, path in self._unfinished().items()
+            if unfinished > found
+        ]
+        if damaged:
+            logging.warning(
+                "Passing over what cannot be used: %s; %s.",
+                "; ".join(reason for _, reason in sorted(damaged)),
+                "starting anew" if restored is None else f"going on from {self.path(found)}",
+            )
+        return restored
+
+    def steps(self) -> list[int]:
+        """Steps whose checkpoints are finished, in order."""
+        found = ocp.path.step.standard_name_format().find_all(self.directory)
+        return sorted(metadata.step for metadata in found)
+
+    def path(self, step: int | None) -> str | None:
+        """Where the checkpoint of a step is; None for None."""
+        return None if step is None else str(self.directory / str(step))
+
+    def best_step(self) -> int | None:
+        """The finished checkpoint with the best value of the metric, None if none has one."""
+        self.wait()
+        return self._best_of(self.steps())
+
+    def wait(self) -> None:
+        """Returns when the latest save is on the disk.
+
+        Raises:
+          OSError: it could not be written.
+        """
+        if self._manager is not None:
+            with self._writing(self._latest):
+                self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits for the latest save and ends the background threads.
+
+        Raises:
+          OSError: the latest save could not be written.
+        """
+        if self._manager is not None:
+            try:
+                self.wait()
+            finally:
+                self._manager.close()
+                self._manager = None
+
+    def _open(self):
+        """Makes the folder ready for writing: only now is anything in it changed."""
+        if jax.process_index() == 0:
+            for path in self._unfinished().values():
+                path.rmtree()
+            finished = set(self.steps())
+            for step, _ in self._passed_over:
+                if step in finished:
+                    aside = self.directory / f"{step}{_DAMAGED}"
+                    if aside.exists():
+                        aside.rmtree()
+                    epath.Path(self.path(step)).rename(aside)
+        wait_for_hosts("checkpoints: opened")
+        logging.getLogger("absl").addFilter(_without_traces)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=_NewestAndBest(self._keep, self._best_of)
+        )
+        return ocp.CheckpointManager(self.directory, options=options)
+
+    def _unfinished(self) -> dict[int, epath.Path]:
+        """What a write that was cut short has left, by step."""
+        if not self.directory.exists():
+            return {}
+        finished = set(self.steps())
+        found = {}
+        for path in self.directory.iterdir():
+            match = re.match(r"(\d+)(\D|$)", path.name)
+            if match and not path.name.endswith(_DAMAGED) and int(match[1]) not in finished:
+                found[int(match[1])] = path
+        return found
+
+    def _read(self, step, template):
+        """Raises _Damaged, and ValueError where the checkpoint is whole but of another state."""
+        leaves, treedef = named_leaves(template)
+        folder = epath.Path(self.path(step))
+        with _agreed(folder):
+            description = _read_json(folder / _DESCRIPTION)
+            data_states = description["data"]
+            saved = description["arrays"]
+        compare(folder, saved, {name: describe(leaf) for name, leaf in leaves.items()})
+
+        abstract = {name: abstract_array(leaf) for name, leaf in leaves.items() if leaf.size}
+        # The handler alone: a Checkpointer would wait for the other hosts, also for one that has
+        # met an error.
+        with _agreed(folder):
+            arrays = ocp.PyTreeCheckpointHandler().restore(
+                folder / _ARRAYS,
+                args=ocp.args.PyTreeRestore(
+                    abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract)
+                ),
+            )
+            jax.block_until_ready(arrays)
+        leaves = [like(leaf, arrays.get(name)) for name, leaf in leaves.items()]
+        host = jax.process_index() if jax.process_index() < len(data_states) else 0
+        return Restored(jax.tree.unflatten(treedef, leaves), data_states[host], step)
+
+    def _best_of(self, steps):
+        values = {}
+        for step in steps if self._best_metric else ():
+            value = self._metrics_of(step).get(self._best_metric, math.nan)
+            if math.isfinite(value):
+                values[step] = value if self._best_mode == "min" else -value
+        return min(values, key=values.get) if values else None
+
+    def _metrics_of(self, step):
+        if step not in self._metrics:
+            try:
+                folder = epath.Path(self.path(step))
+                self._metrics[step] = _read_json(folder / _DESCRIPTION)["metrics"]
+            except (OSError, ValueError, KeyError):  # damaged, so not the best
+                self._metrics[step] = {}
+        return self._metrics[step]
+
+    @contextlib.contextmanager
+    def _writing(self, step):
+        """Turns what a disk that is full or gone leads to into one sentence, and tidies up."""
+        try:
+            yield
+        except Exception as error:
+            self._own.discard(step)
+            if jax.process_index() == 0:
+                with contextlib.suppress(OSError, KeyError):
+                    self._unfinished()[step].rmtree()
+            text = " ".join(str(error).split())
+            system = re.search(r": ([^:\[]+) \[os_error_code", text)  # TensorStore's
+            reason = system[1] if system else text[:200]
+            raise OSError(
+                f"The checkpoint {self.path(step)} could not be written: {reason}."
+            ) from error
+
+
+class _NewestAndBest(ocp.checkpoint_managers.PreservationPolicy):
+    """Which checkpoints stay: the newest few, and the one that `best_of(steps)` chooses."""
+
+    def __init__(self, keep, best_of):
+        self._keep = keep
+        self._best_of = best_of
+
+    def should_preserve(self, checkpoints, *, context):
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = {*sorted(steps)[-self._keep :], self._best_of(steps)}
+        return [step in kept for step in steps]
+
+
+def _without_traces(record):
+    """Leaves out the traces that Orbax's threads log of an error that they also hand over."""
+    return not (record.exc_info and "orbax" in record.pathname)
+
+
+class _Damaged(Exception):
+    """A checkpoint that cannot be read; the message names it."""
+
+
+@contextlib.contextmanager
+def _agreed(folder):
+    """Raises _Damaged on all hosts if reading fails on one.
+
+    A fault that says nothing about the files, such as too little memory, passes as it is.
+    """
+    error = None
+    try:
+        yield
+    except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as caught:
+        error = caught
+    if on_any_host(error is not None):
+        reason = " ".join(f"{type(error).__name__}: {error}".split()) if error else "another host"
+        raise _Damaged(f"{folder} is damaged ({reason[:120]})") from error
+
+
+def _read_json(folder):
+    return ocp.JsonCheckpointHandler().restore(folder)

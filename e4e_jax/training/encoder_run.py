@@ -1,0 +1,192 @@
+"""A run that trains an encoder on a frozen generator, built from a config."""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from e4e_jax import bundle
+from e4e_jax.data.images import save_png
+from e4e_jax.editing.files import load_directions
+from e4e_jax.editing.sefa import sefa_directions
+from e4e_jax.models.encoder import Encoder, EncoderConfig
+from e4e_jax.models.irse import IRSEConfig
+from e4e_jax.models.latent_discriminator import LatentDiscriminator
+from e4e_jax.toy.faces import FACTORS
+from e4e_jax.training import parallel
+from e4e_jax.training.encoder_evaluation import Edit, EncoderEvaluation
+from e4e_jax.training.encoder_step import (
+    STATE_SPECS,
+    EncoderOptions,
+    EncoderState,
+    FrozenNetworks,
+    make_encoder_step,
+    place_state,
+)
+from e4e_jax.training.run import (
+    Run,
+    build_optimizer,
+    float_images,
+    held_out_images,
+    mean_training_image,
+    on_this_host,
+    training_batches,
+)
+from e4e_jax.training.tables import format_table
+
+
+def build_encoder_run(config, mesh) -> Run:
+    """Builds the run that `config` describes (see configs/ffhq.py) on the devices of `mesh`.
+
+    Raises:
+      ValueError, FileNotFoundError: the config does not fit together, or names a file that is
+        not there; in one sentence.
+    """
+    networks = _frozen_networks(config)
+    encoder_config = _encoder_config(config, networks.generator.config)
+    rngs = nnx.Rngs(config.seed)
+    encoder = Encoder(
+        encoder_config, axis_name=parallel.AXIS, dtype=jnp.dtype(config.dtype), rngs=rngs
+    )
+    if config.encoder.warm_start:
+        _copy_backbone(config.encoder.warm_start, encoder)
+    init, step = make_encoder_step(
+        encoder,
+        LatentDiscriminator(encoder_config.style_dim, rngs=rngs),
+        networks,
+        build_optimizer(config.optimizer, config.total_steps, stacked_axes=_stacked_axes),
+        build_optimizer(config.discriminator_optimizer, config.total_steps),
+        EncoderOptions(**config.objective),
+    )
+    compiled = parallel.parallelize(float_images(step), mesh, state_specs=STATE_SPECS)
+    frozen = parallel.replicate(networks.split()[1], mesh)
+    state = place_state(init(jax.random.key(config.seed)), mesh)
+    # Kept apart from the state, whose buffers the first step takes over.
+    untrained = jax.tree.map(np.asarray, _weights(state))
+
+    directions = _directions(config, networks.generator)
+    images, factors = held_out_images(config)
+    evaluation = EncoderEvaluation(
+        encoder,
+        networks,
+        images,
+        factors=factors,
+        factor_names=FACTORS,
+        mean_image=mean_training_image(config),
+        edits=[Edit(name, directions[name], strength) for name, strength in config.edits.shown],
+        batch_size=config.validation_batch_size,
+    )
+
+    def finish(state, workdir):
+        trained = _weights(state)
+        print("\n" + evaluation.table(trained, untrained))
+        if factors is not None:
+            effects = evaluation.edit_effects(*trained, directions)
+            print("\n" + format_table(
+                "change of each factor by an edit of +1", list(FACTORS),
+                dict(zip(directions, effects, strict=True)),
+            ))  # fmt: skip
+        picture = os.path.join(workdir, "inversions.png")
+        save_png(picture, evaluation.picture(*trained, rows=16))
+        path = os.path.join(workdir, "bundle")
+        bundle.save_bundle(
+            path,
+            "inverter",
+            {"encoder": _trained(encoder, *trained), "generator": networks.generator},
+            overwrite=True,
+        )
+        return {"picture (input | inversion | edits)": picture, "bundle": path}
+
+    return Run(
+        state=state,
+        step=lambda state, batch: compiled(state, batch, frozen),
+        batches=training_batches(config),
+        validate=lambda state: evaluation.validate(*_weights(state)),
+        best="l2",
+        picture=lambda state: evaluation.picture(*_weights(state)),
+        finish=finish,
+    )
+
+
+def _frozen_networks(config) -> FrozenNetworks:
+    """Generator and feature networks, as far as the objective needs them."""
+    networks = {"generator": config.generator}
+    if config.objective.perceptual:
+        networks["perceptual"] = config.perceptual
+    if config.objective.identity:
+        networks["identity"] = config.identity
+    loaded = {}
+    for field, name in networks.items():
+        if not name:
+            raise ValueError(
+                f"config.{field} is empty; expected a bundle (--config.{field}=PATH), "
+                "which `python -m convert_weights` makes of a published checkpoint."
+            )
+        part = "generator" if field == "generator" else None
+        loaded[field] = bundle.load_network(name, part)
+    return FrozenNetworks(**loaded)
+
+
+def _encoder_config(config, generator) -> EncoderConfig:
+    height, width = config.data.image_size
+    if generator.resolution % width or height > width:
+        raise ValueError(
+            f"config.data.image_size is {height}x{width} (height x width) and the generator draws "
+            f"{generator.resolution}x{generator.resolution}; expected a width that divides the "
+            "generator's and a height of at most the width."
+        )
+    return EncoderConfig(
+        kind=config.encoder.kind,
+        num_styles=generator.num_styles,
+        style_dim=generator.w_dim,
+        image_size=(height, width),
+        backbone=IRSEConfig(
+            widths=tuple(config.encoder.widths), depths=tuple(config.encoder.depths)
+        ),
+        coarse=config.encoder.coarse,
+        middle=config.encoder.middle,
+    )
+
+
+def _copy_backbone(name, encoder: Encoder):
+    """Starts the encoder's backbone from that of a feature network (ArcFace; toy features)."""
+    source = nnx.state(bundle.load_network(name).backbone)
+    target = nnx.state(encoder.backbone)
+    shapes = [jax.tree.map(lambda x: x.shape, nnx.to_pure_dict(s)) for s in (source, target)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"config.encoder.warm_start is {name!r}, whose backbone has other widths or depths "
+            "than config.encoder; expected the same."
+        )
+    nnx.update(encoder.backbone, source)
+
+
+def _directions(config, generator) -> dict[str, np.ndarray]:
+    """Editing directions by name: from a file, or SeFa's strongest where there is none."""
+    if config.edits.directions:
+        directions = load_directions(bundle.resolve(config.edits.directions))
+    else:
+        found = sefa_directions(generator, 10)
+        directions = {f"sefa_{i}": direction for i, direction in enumerate(found)}
+    for name, _ in config.edits.shown:
+        if name not in directions:
+            raise ValueError(
+                f"config.edits.shown names {name!r}; expected one of {', '.join(directions)}."
+            )
+    return directions
+
+
+def _stacked_axes(path: str) -> int:
+    """The encoder's heads are stacked on a leading axis; Ranger centralises each on its own."""
+    return 1 if path.startswith("heads/") else 0
+
+
+def _weights(state: EncoderState):
+    return on_this_host((state.encoder, state.batch_stats))
+
+
+def _trained(encoder: Encoder, params, batch_stats) -> Encoder:
+    graph, _, _ = nnx.split(encoder, nnx.Param, nnx.BatchStat)
+    return nnx.merge(graph, params, batch_stats)

@@ -1,0 +1,275 @@
+"""One training step of the encoder on a frozen generator, as one device sees it.
+
+The published objective (Tov et al. 2021, arXiv 2102.02766, section 4): reconstruction, perceptual
+and identity losses of the inversion, an adversarial loss on the codes of the active layers, and
+the norm of the deltas that are open at this progressive stage. Where the published loop encodes a
+batch twice, once for each player, one forward pass here serves both.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx, struct
+
+from e4e_jax.models.encoder import Encoder
+from e4e_jax.models.latent_discriminator import LatentDiscriminator
+from e4e_jax.models.stylegan2 import Generator
+from e4e_jax.training import losses
+from e4e_jax.training.parallel import (
+    PER_DEVICE,
+    REPLICATED,
+    example_indices,
+    example_keys,
+    replicate,
+    stack_per_device,
+)
+from e4e_jax.training.w_pool import WPool, init_w_pool, pick_layer, query_w_pool
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderOptions:
+    """The objective; a weight of 0 switches its term off.
+
+    Attributes:
+      l2, perceptual, identity, adversarial, delta_norm: weights of the losses.
+      progressive_start: step that opens the first delta; None opens all from the start.
+      progressive_every: steps until the next delta opens.
+      r1_gamma, r1_every: gradient penalty of the latent discriminator, and how often.
+      w_pool_size: codes kept in each W pool, per device; 0 for none.
+    """
+
+    l2: float = 1.0
+    perceptual: float = 0.8
+    identity: float = 0.1
+    adversarial: float = 0.1
+    delta_norm: float = 2e-4
+    progressive_start: int | None = 20_000
+    progressive_every: int = 2_000
+    r1_gamma: float = 10.0
+    r1_every: int = 16
+    w_pool_size: int = 50
+
+
+@struct.dataclass
+class EncoderState:
+    """Everything that an encoder run has to save."""
+
+    step: Any
+    key: Any
+    encoder: Any
+    batch_stats: Any
+    optimizer: Any
+    discriminator: Any
+    discriminator_optimizer: Any
+    real_pool: WPool
+    fake_pool: WPool
+
+
+# W pools belong to a device; the rest of the state is the same everywhere.
+STATE_SPECS = EncoderState(
+    **{f.name: REPLICATED for f in dataclasses.fields(EncoderState)}
+).replace(real_pool=PER_DEVICE, fake_pool=PER_DEVICE)
+
+
+def place_state(state: EncoderState, mesh) -> EncoderState:
+    """Copies a first state to the devices, as `STATE_SPECS` says."""
+    pools = {"real_pool": state.real_pool, "fake_pool": state.fake_pool}
+    shared = state.replace(real_pool=None, fake_pool=None)
+    return replicate(shared, mesh).replace(**stack_per_device(pools, mesh))
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenNetworks:
+    """The networks that are used and not trained.
+
+    Attributes:
+      generator: its `latent_avg` is the code that the encoder's offsets start from.
+      perceptual: has `features(images)` and `distance(features, features) -> [B]`; or None.
+      identity: has `embed(images) -> [B, E]`; or None.
+    """
+
+    generator: Generator
+    perceptual: nnx.Module | None = None
+    identity: nnx.Module | None = None
+
+    def split(self):
+        """The graph (static) and the arrays (an argument of the compiled step)."""
+        return nnx.split(nnx.Dict(**{k: v for k, v in vars(self).items() if v is not None}))
+
+
+def invert(encoder: Encoder, generator: Generator, images, stage=None, **noise):
+    """Images [B, H, W, 3] -> codes w_plus [B, L, D] and their synthesis [B, H, W, 3]."""
+    codes = generator.latent_avg[...] + encoder(images, stage)
+    return codes, synthesize_like(generator, codes, encoder.config.image_size, **noise)
+
+
+def synthesize_like(generator: Generator, codes, size, **noise):
+    """Synthesises codes at the encoder's image size (H, W), as the losses compare them.
+
+    Larger images are averaged over square areas to the width W; of wide formats (cars) the
+    generator draws a square with bands above and below, which are cut off.
+    """
+    images = generator.synthesis(codes, **noise)  # [B, R, R, 3]
+    batch, side, _, channels = images.shape
+    height, width = size
+    if side > width:
+        area = side // width
+        images = images.reshape(batch, width, area, width, area, channels).mean(axis=(2, 4))
+    band = (width - height) // 2
+    return images[:, band : band + height]
+
+
+def make_encoder_step(
+    encoder: Encoder,
+    discriminator: LatentDiscriminator,
+    networks: FrozenNetworks,
+    optimizer: optax.GradientTransformation,
+    discriminator_optimizer: optax.GradientTransformation,
+    options: EncoderOptions,
+    *,
+    axis_name: str = "data",
+) -> tuple[Callable, Callable]:
+    """Returns `init(key) -> state` and `step(state, batch, frozen) -> (state, metrics)`.
+
+    The batch holds "image" [b, H, W, 3] in [-1, 1] of this device; `frozen` are the arrays of
+    `networks.split()`. `step` runs per device over the named axis and averages its gradients and
+    metrics over it. `state.step` decides the progressive stage, so one compiled program serves
+    the whole run.
+    """
+    config = encoder.config
+    graph, params, batch_stats = nnx.split(encoder, nnx.Param, nnx.BatchStat)
+    discriminator_graph, discriminator_params = nnx.split(discriminator)
+    frozen_graph, _ = networks.split()
+    last_stage = config.num_styles - 1
+
+    def init(key):
+        return EncoderState(
+            step=jnp.zeros((), jnp.int32),
+            key=key,
+            encoder=params,
+            batch_stats=batch_stats,
+            optimizer=optimizer.init(params),
+            discriminator=discriminator_params,
+            discriminator_optimizer=discriminator_optimizer.init(discriminator_params),
+            real_pool=init_w_pool(options.w_pool_size, (config.style_dim,)),
+            fake_pool=init_w_pool(options.w_pool_size, (config.style_dim,)),
+        )
+
+    def discriminate(params, codes):
+        return nnx.merge(discriminator_graph, params)(codes)
+
+    def train_discriminator(state: EncoderState, generator, codes, stage, keys):
+        """A step of the latent discriminator on real and fake w, R1 as a step of its own."""
+        z_keys, layer_keys = keys
+        z_shape = (generator.config.z_dim,)
+        real = generator.mapping(jax.vmap(lambda k: jax.random.normal(k, z_shape))(z_keys))
+        fake = pick_layer(codes, stage, layer_keys) if options.w_pool_size else codes[:, 0]
+        pool_key = jax.random.fold_in(
+            jax.random.fold_in(state.key, state.step), jax.lax.axis_index(axis_name)
+        )
+        real_key, fake_key = jax.random.split(pool_key)
+        real_pool, real = query_w_pool(state.real_pool, real, real_key)
+        fake_pool, fake = query_w_pool(state.fake_pool, fake, fake_key)
+
+        def apply(gradients, params, optimizer_state):
+            gradients = jax.lax.pmean(gradients, axis_name)
+            updates, optimizer_state = discriminator_optimizer.update(
+                gradients, optimizer_state, params
+            )
+            return optax.apply_updates(params, updates), optimizer_state
+
+        def logistic(params):
+            return losses.discriminator_logistic(
+                discriminate(params, real), discriminate(params, fake)
+            )
+
+        def r1(params):
+            penalty = losses.r1_penalty(lambda w: discriminate(params, w), real)
+            return 0.5 * options.r1_gamma * options.r1_every * penalty
+
+        loss, gradients = jax.value_and_grad(logistic)(state.discriminator)
+        trained = apply(gradients, state.discriminator, state.discriminator_optimizer)
+        trained = jax.lax.cond(
+            state.step % options.r1_every == 0,
+            lambda params, optimizer_state: apply(jax.grad(r1)(params), params, optimizer_state),
+            lambda *unchanged: unchanged,
+            *trained,
+        )
+        state = state.replace(
+            discriminator=trained[0],
+            discriminator_optimizer=trained[1],
+            real_pool=real_pool,
+            fake_pool=fake_pool,
+        )
+        return state, loss
+
+    def encoder_losses(codes, images, discriminator_params, frozen, stage, noise_keys):
+        """Each term, unweighted, of codes that already hold `latent_avg`."""
+        inverted = synthesize_like(
+            frozen["generator"], codes, config.image_size, noise="random", keys=noise_keys
+        )
+        terms = {"l2": losses.l2(inverted, images)}
+        if options.perceptual:
+            network = frozen["perceptual"]
+            target = jax.lax.stop_gradient(network.features(images))
+            terms["perceptual"] = jnp.mean(network.distance(network.features(inverted), target))
+        if options.identity:
+            network = frozen["identity"]
+            target = jax.lax.stop_gradient(network.embed(images))
+            terms["identity"] = losses.cosine_identity(network.embed(inverted), target)
+        if options.adversarial:
+            logits = discriminate(discriminator_params, codes)  # [B, L]
+            terms["adversarial"] = losses.active_layers_mean(jax.nn.softplus(-logits), stage)
+        if options.delta_norm:
+            terms["delta_norm"] = losses.delta_norm(codes, stage)
+        return terms
+
+    def step(state: EncoderState, batch, frozen):
+        networks = nnx.merge(frozen_graph, frozen)
+        generator = networks["generator"]
+        images = batch["image"]
+        keys = example_keys(state.key, state.step, example_indices(images.shape[0], axis_name))
+        z_keys, layer_keys, noise_keys = jax.vmap(lambda k: jax.random.split(k, 3))(keys).T
+        if options.progressive_start is None:
+            stage = jnp.asarray(last_stage)
+        else:
+            stage = losses.progressive_stage(
+                state.step, options.progressive_start, options.progressive_every, config.num_styles
+            )
+
+        def encode(params):
+            # A copy, because the encoder writes its batch statistics inside this trace.
+            encoder = nnx.merge(graph, params, state.batch_stats, copy=True)
+            codes = generator.latent_avg[...] + encoder(images, stage)
+            return codes, nnx.state(encoder, nnx.BatchStat)
+
+        codes, pull_encoder, batch_stats = jax.vjp(encode, state.encoder, has_aux=True)
+        metrics = {}
+        if options.adversarial:
+            state, metrics["discriminator"] = train_discriminator(
+                state, generator, jax.lax.stop_gradient(codes), stage, (z_keys, layer_keys)
+            )
+
+        def loss(codes):
+            terms = encoder_losses(codes, images, state.discriminator, networks, stage, noise_keys)
+            return sum(getattr(options, name) * value for name, value in terms.items()), terms
+
+        (total, terms), code_gradients = jax.value_and_grad(loss, has_aux=True)(codes)
+        (gradients,) = pull_encoder(code_gradients)
+        gradients, metrics = jax.lax.pmean(
+            (gradients, {"loss": total, **terms, **metrics}), axis_name
+        )
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.encoder)
+        state = state.replace(
+            step=state.step + 1,
+            encoder=optax.apply_updates(state.encoder, updates),
+            batch_stats=batch_stats,
+            optimizer=optimizer_state,
+        )
+        return state, {**metrics, "stage": stage}
+
+    return init, step

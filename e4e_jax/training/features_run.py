@@ -1,0 +1,82 @@
+"""A run that trains the toy feature network to read the factors of faces."""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from e4e_jax import bundle
+from e4e_jax.data.images import image_grid
+from e4e_jax.metrics.regression import r2_score
+from e4e_jax.models.irse import IRSEConfig
+from e4e_jax.toy.faces import FACTORS
+from e4e_jax.toy.features import ToyFeatures, ToyFeaturesConfig
+from e4e_jax.training import parallel
+from e4e_jax.training.features_step import make_features_step
+from e4e_jax.training.run import (
+    Run,
+    build_optimizer,
+    float_images,
+    held_out_images,
+    in_batches,
+    on_this_host,
+    training_batches,
+)
+from e4e_jax.training.tables import format_table
+
+
+def build_features_run(config, mesh) -> Run:
+    """Builds the run that `config` describes (see configs/toy_features.py)."""
+    images, factors = held_out_images(config)
+    if factors is None:
+        raise ValueError(
+            f"config.data.source is {config.data.source!r}; expected 'toy', "
+            "the only source whose factors are known."
+        )
+    network = ToyFeatures(
+        ToyFeaturesConfig(
+            num_factors=len(FACTORS),
+            embedding_dim=config.features.embedding_dim,
+            image_size=config.data.image_size[0],
+            backbone=IRSEConfig(
+                widths=tuple(config.features.widths), depths=tuple(config.features.depths)
+            ),
+        ),
+        axis_name=parallel.AXIS,
+        rngs=nnx.Rngs(config.seed),
+    )
+    state, step = make_features_step(network, build_optimizer(config.optimizer, config.total_steps))
+    graph, _, _ = nnx.split(network, nnx.Param, nnx.BatchStat)
+
+    @jax.jit
+    def read(params, batch_stats, images):
+        trained = nnx.merge(graph, params, batch_stats)
+        trained.eval()
+        return trained(images.astype(jnp.float32) / 127.5 - 1.0)
+
+    def scores(state) -> dict[str, float]:
+        weights = on_this_host((state.params, state.batch_stats))
+        predicted = in_batches(lambda x: read(*weights, x), (images,), config.validation_batch_size)
+        r2 = dict(zip([f"R2 {n}" for n in FACTORS], r2_score(factors, predicted), strict=True))
+        return {"error": float(np.mean(np.square(predicted - factors))), **r2}
+
+    def finish(state, workdir):
+        found = scores(state)
+        rows = {"feature network": [found[f"R2 {n}"] for n in FACTORS]}
+        print("\n" + format_table(f"R2 on {len(images)} held-out images", list(FACTORS), rows))
+        trained = nnx.merge(graph, *on_this_host((state.params, state.batch_stats)))
+        path = os.path.join(workdir, "bundle")
+        bundle.save_bundle(path, "toy_features", {"toy_features": trained}, overwrite=True)
+        return {"bundle": path}
+
+    return Run(
+        state=parallel.replicate(state, mesh),
+        step=parallel.parallelize(float_images(step), mesh),
+        batches=training_batches(config, with_factors=True),
+        validate=scores,
+        best="error",
+        picture=lambda state: image_grid(images[:48], 12),
+        finish=finish,
+    )

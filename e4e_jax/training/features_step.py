@@ -1,0 +1,60 @@
+"""One training step of a feature network that reads known factors, as one device sees it."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx, struct
+
+
+@struct.dataclass
+class FeaturesState:
+    """Everything that a run of the feature network has to save."""
+
+    step: jax.Array
+    params: nnx.State
+    batch_stats: nnx.State
+    optimizer: optax.OptState
+
+
+def make_features_step(
+    network: nnx.Module,
+    optimizer: optax.GradientTransformation,
+    *,
+    axis_name: str = "data",
+) -> tuple[FeaturesState, Callable]:
+    """Returns the first state and `step(state, batch) -> (state, metrics)`.
+
+    The loss is the mean squared error of `network(images)` [b, K] against the factors. The batch
+    holds "image" [b, H, W, 3] in [-1, 1] and "factors" [b, K].
+    """
+    graph, params, batch_stats = nnx.split(network, nnx.Param, nnx.BatchStat)
+    state = FeaturesState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        optimizer=optimizer.init(params),
+    )
+
+    def step(state: FeaturesState, batch):
+        def loss(params):
+            # A copy, because the network writes its batch statistics inside this trace.
+            network = nnx.merge(graph, params, state.batch_stats, copy=True)
+            predicted = network(batch["image"])
+            return optax.losses.squared_error(predicted, batch["factors"]).mean(), nnx.state(
+                network, nnx.BatchStat
+            )
+
+        (value, batch_stats), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+        gradients, value = jax.lax.pmean((gradients, value), axis_name)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+        state = state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            optimizer=optimizer_state,
+        )
+        return state, {"factor_error": value}
+
+    return state, step

@@ -1,0 +1,181 @@
+"""A run that trains a StyleGAN2 generator, built from a config."""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from e4e_jax import bundle
+from e4e_jax.data.images import image_grid, save_png, to_uint8
+from e4e_jax.editing.directions import regress_directions
+from e4e_jax.editing.files import save_directions
+from e4e_jax.metrics.fid import FeatureStatistics, frechet_distance
+from e4e_jax.models.discriminator import Discriminator
+from e4e_jax.models.stylegan2 import Generator, GeneratorConfig, mean_latent
+from e4e_jax.toy.faces import FACTORS
+from e4e_jax.training import parallel
+from e4e_jax.training.generator_step import GeneratorOptions, make_generator_step
+from e4e_jax.training.run import (
+    Run,
+    build_optimizer,
+    float_images,
+    held_out_images,
+    in_batches,
+    on_this_host,
+    training_batches,
+)
+from e4e_jax.training.tables import format_table
+
+_DIRECTION_SAMPLES = 20_000
+
+
+def build_generator_run(config, mesh) -> Run:
+    """Builds the run that `config` describes (see configs/toy_generator.py).
+
+    Raises:
+      ValueError, FileNotFoundError: the config does not fit together, or names a file that is
+        not there; in one sentence.
+    """
+    height, width = config.data.image_size
+    generator_config = GeneratorConfig(**config.generator)
+    if (height, width) != (generator_config.resolution,) * 2:
+        raise ValueError(
+            f"config.data.image_size is {height}x{width}; expected the square of "
+            f"config.generator.resolution, {generator_config.resolution}."
+        )
+    dtype = jnp.dtype(config.dtype)
+    rngs = nnx.Rngs(config.seed)
+    generator = Generator(generator_config, dtype=dtype, rngs=rngs)
+    init, step = make_generator_step(
+        generator,
+        Discriminator(generator_config, dtype=dtype, rngs=rngs),
+        build_optimizer(config.optimizer, config.total_steps),
+        build_optimizer(config.discriminator_optimizer, config.total_steps),
+        GeneratorOptions(**config.objective),
+        global_batch=config.batch_size,
+    )
+    evaluation = _GeneratorEvaluation(config, generator)
+
+    def finish(state, workdir):
+        params = on_this_host(state.generator_average)
+        trained = evaluation.generator(params)
+        trained.latent_avg[...] = mean_latent(trained, jax.random.key(0))
+        print("\n" + evaluation.table(trained))
+        written = {
+            "picture (samples)": os.path.join(workdir, "samples.png"),
+            "bundle": os.path.join(workdir, "bundle"),
+        }
+        save_png(written["picture (samples)"], evaluation.picture(params))
+        bundle.save_bundle(written["bundle"], "generator", {"generator": trained}, overwrite=True)
+        if evaluation.reads_factors:
+            written["directions"] = os.path.join(workdir, "directions.npz")
+            save_directions(written["directions"], evaluation.directions(trained))
+        return written
+
+    return Run(
+        state=parallel.replicate(init(jax.random.key(config.seed)), mesh),
+        step=parallel.parallelize(float_images(_with_index(step)), mesh),
+        batches=training_batches(config),
+        validate=lambda state: {
+            "fid": evaluation.fid(evaluation.generator(on_this_host(state.generator_average)))
+        },
+        best="fid",
+        picture=lambda state: evaluation.picture(on_this_host(state.generator_average)),
+        finish=finish,
+    )
+
+
+class _GeneratorEvaluation:
+    """FID and pictures of a generator's weights, in the features that the config names."""
+
+    def __init__(self, config, generator: Generator):
+        self._graph, _, self._constants = nnx.split(generator, nnx.Param, ...)
+        self._config = config
+        self._untrained = generator
+        self._images, _ = held_out_images(config)
+        self._features = bundle.load_network(config.features) if config.features else None
+        self.reads_factors = config.features == "toy/features"
+
+    def generator(self, params) -> Generator:
+        return nnx.merge(self._graph, params, self._constants, copy=True)
+
+    def picture(self, params) -> np.ndarray:
+        """Grid of 8 x 12 samples of fixed z."""
+        return image_grid(to_uint8(next(self._samples(self.generator(params), 96, 96))[1]), 12)
+
+    def table(self, trained: Generator) -> str:
+        """FID of the trained and the untrained generator beside that of real images."""
+        if self._features is None:
+            return "no FID: config.features names no feature network"
+        half = len(self._images) // 2
+        real = [
+            self._statistics_of_images(part) for part in (self._images[:half], self._images[half:])
+        ]
+        count = self._config.fid_samples
+        rows = {
+            f"trained generator, {count} samples": [self.fid(trained)],
+            f"untrained generator, {count} samples": [self.fid(self._untrained)],
+            f"two disjoint sets of {half} real images": [_distance(*real)],
+        }
+        name = self._config.features
+        return format_table(f"against {len(self._images)} real images", [f"FID ({name})"], rows)
+
+    def fid(self, generator: Generator) -> float:
+        if self._features is None:
+            return float("nan")
+        statistics = FeatureStatistics(self._features.config.embedding_dim)
+        for _, images in self._samples(generator, self._config.fid_samples, 100):
+            statistics.update(self._pooled(images))
+        return _distance(statistics, self._statistics_of_images(self._images))
+
+    def directions(self, generator: Generator) -> dict[str, np.ndarray]:
+        """Directions of w for the factors that the toy features read."""
+        codes, factors = [], []
+        read = nnx.jit(self._features)
+        for w, images in self._samples(generator, _DIRECTION_SAMPLES, 100):
+            codes.append(w)
+            factors.append(np.asarray(read(images)))
+        found = regress_directions(np.concatenate(codes), np.concatenate(factors))
+        return dict(zip(FACTORS, found.astype(np.float32), strict=True))
+
+    def _samples(self, generator, count, batch_size):
+        """Yields (w, images) of `count` fixed draws of z."""
+
+        @nnx.jit
+        def sample(generator, key):
+            w = generator.mapping(jax.random.normal(key, (batch_size, generator.config.z_dim)))
+            return w, generator.synthesis(generator.broadcast(w))
+
+        for i in range(-(-count // batch_size)):
+            keep = min(batch_size, count - i * batch_size)
+            w, images = sample(generator, jax.random.fold_in(jax.random.key(1), i))
+            yield np.asarray(w)[:keep], np.asarray(images)[:keep]
+
+    def _pooled(self, images):
+        return np.asarray(
+            nnx.jit(type(self._features).pooled)(self._features, jnp.clip(images, -1, 1))
+        )
+
+    def _statistics_of_images(self, images):
+        statistics = FeatureStatistics(self._features.config.embedding_dim)
+        features = in_batches(
+            lambda x: self._pooled(x.astype(jnp.float32) / 127.5 - 1.0), (images,), 100
+        )
+        statistics.update(features)
+        return statistics
+
+
+def _distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
+    return frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+
+
+def _with_index(step):
+    """The step draws its random numbers by each example's index in the global batch."""
+
+    def with_index(state, batch):
+        index = parallel.example_indices(batch["image"].shape[0])
+        return step(state, {**batch, "index": index})
+
+    return with_index

@@ -1,0 +1,189 @@
+"""What a training run is to the loop, and how its common parts are built from a config.
+
+Each kind of run (`encoder_run`, `generator_run`, `features_run`) turns a config into a `Run`; the
+loop knows nothing else about them.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from e4e_jax.data.images import resize_image, to_float
+from e4e_jax.data.pipeline import Pipeline, make_pipeline
+from e4e_jax.data.sources import ImageFolder, tfds_source
+from e4e_jax.toy.faces import ToyFaces
+from e4e_jax.training.ranger import ranger
+from e4e_jax.training.schedules import make_schedule
+
+# Index ranges of the endless toy set: what is trained on is never validated on.
+_TOY_HELD_OUT = 1_000_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A training run, ready for the loop.
+
+    Attributes:
+      state: the first state, placed on the mesh; has a `step` counter.
+      step: (state, batch) -> (state, metrics), compiled over the mesh.
+      batches: endless training batches of this host.
+      validate: state -> metrics of the held-out images.
+      best: name of the validation metric by which the best checkpoint is chosen; less is better.
+      picture: state -> uint8 [H, W, 3], a grid of images that shows where training is.
+      finish: (state, workdir) -> files written, as {what it is: path}; prints the final table.
+    """
+
+    state: Any
+    step: Callable[[Any, Mapping[str, Any]], tuple[Any, dict[str, jax.Array]]]
+    batches: Pipeline
+    validate: Callable[[Any], dict[str, float]]
+    best: str
+    picture: Callable[[Any], np.ndarray]
+    finish: Callable[[Any, str], dict[str, str]]
+
+
+def build_source(data, *, held_out: bool):
+    """The images that a config's `data` section names, for training or held out.
+
+    Args:
+      data: section with `source` ("toy", "folder" or "tfds") and that source's fields.
+      held_out: the validation images instead of the training images.
+
+    Raises:
+      ValueError: unknown source, or a field that it needs is empty.
+    """
+    if data.source == "toy":
+        size = data.num_validation if held_out else data.num_images
+        return ToyFaces(size, seed=data.seed, start=_TOY_HELD_OUT if held_out else 0)
+    if data.source == "folder":
+        field = "validation_path" if held_out else "path"
+        if not data[field]:
+            raise ValueError(
+                f"config.data.{field} is empty; expected a folder of images "
+                f"(--config.data.{field}=FOLDER)."
+            )
+        return ImageFolder(os.path.expanduser(data[field]))
+    if data.source == "tfds":
+        split = data.validation_split if held_out else data.split
+        return tfds_source(data.name, split, data_dir=data.data_dir or None)
+    raise ValueError(f"config.data.source is {data.source!r}; expected 'toy', 'folder' or 'tfds'.")
+
+
+def training_batches(config, *, with_factors=False) -> Pipeline:
+    """Endless shuffled batches of this host."""
+    data = config.data
+    return make_pipeline(
+        build_source(data, held_out=False),
+        batch_size=config.batch_size,
+        image_size=tuple(data.image_size),
+        seed=config.seed,
+        flip=data.flip,
+        workers=data.workers,
+        max_bad_images=data.max_bad_images,
+        with_factors=with_factors,
+        host=jax.process_index(),
+        hosts=jax.process_count(),
+    )
+
+
+def held_out_images(config) -> tuple[np.ndarray, np.ndarray | None]:
+    """The first `num_validation` held-out images, uint8 [N, H, W, 3], and their factors if known.
+
+    They are few and read once; every host holds all of them.
+    """
+    data = config.data
+    source = build_source(data, held_out=True)
+    with_factors = hasattr(source, "factors")
+    batches = make_pipeline(
+        source,
+        batch_size=64,
+        image_size=tuple(data.image_size),
+        seed=0,
+        shuffle=False,
+        repeat=False,
+        max_bad_images=data.max_bad_images,
+        with_factors=with_factors,
+    )
+    images, factors, found = [], [], 0
+    for batch in batches:
+        mask = batch["mask"]
+        images.append(batch["image"][mask])
+        if with_factors:
+            factors.append(batch["factors"][mask])
+        found += int(mask.sum())
+        if found >= data.num_validation:
+            break
+    batches.close()
+    images = np.concatenate(images)[: data.num_validation]
+    return images, np.concatenate(factors)[: len(images)] if with_factors else None
+
+
+def mean_training_image(config, count: int = 2048) -> np.ndarray:
+    """The mean [H, W, 3] in [-1, 1] of the first training images, a baseline of inversion."""
+    source = build_source(config.data, held_out=False)
+    count = min(count, len(source))
+    total = np.zeros((*config.data.image_size, 3))
+    for i in range(count):
+        total += resize_image(source[i], tuple(config.data.image_size))
+    return to_float(total / count)
+
+
+def build_optimizer(
+    section, total_steps: int, *, stacked_axes=None
+) -> optax.GradientTransformation:
+    """The optimiser that a config section describes: name, learning_rate, schedule, and options.
+
+    Raises:
+      ValueError: unknown name.
+    """
+    schedule = make_schedule(
+        section.schedule, section.learning_rate, total_steps, **section.schedule_options
+    )
+    if section.name == "ranger":
+        return ranger(schedule, stacked_axes=stacked_axes)
+    if section.name == "adam":
+        return optax.adam(schedule, b1=section.b1, b2=section.b2)
+    raise ValueError(f"optimizer name is {section.name!r}; expected 'ranger' or 'adam'.")
+
+
+def float_images(step: Callable) -> Callable:
+    """Lets a per-device step take uint8 images: a quarter of the bytes travels to the device."""
+
+    def with_floats(state, batch, *rest):
+        images = batch["image"].astype(jnp.float32) / 127.5 - 1.0
+        return step(state, {**batch, "image": images}, *rest)
+
+    return with_floats
+
+
+def in_batches(function: Callable, arrays: tuple[np.ndarray, ...], batch_size: int):
+    """Applies a compiled function to arrays [N, ...] in batches of one fixed shape.
+
+    The last batch is padded with copies of the last example, whose results are dropped.
+
+    Returns:
+      The function's outputs, an array or a tree of arrays, as NumPy arrays [N, ...].
+    """
+    count = len(arrays[0])
+    outputs = []
+    for start in range(0, count, batch_size):
+        parts = [array[start : start + batch_size] for array in arrays]
+        size = len(parts[0])
+        padded = [
+            np.concatenate([part, np.repeat(part[-1:], batch_size - size, axis=0)])
+            for part in parts
+        ]
+        result = jax.device_get(function(*padded))
+        outputs.append(jax.tree.map(lambda x, n=size: x[:n], result))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
+
+
+def on_this_host(tree):
+    """A replicated tree as arrays of this host's first device, for work outside the mesh."""
+    return jax.tree.map(lambda x: x.addressable_data(0), tree)

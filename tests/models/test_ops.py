@@ -1,0 +1,117 @@
+"""Each operation against its slow PyTorch form: values, gradients and gradients of gradients."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import torch_stylegan2 as reference
+from helpers import relative_error
+
+from e4e_jax.models import ops
+
+# Arguments are drawn by kind; sizes differ in every direction, so that none can be mistaken.
+BATCH, HEIGHT, WIDTH, N_IN, N_OUT = 3, 6, 4, 5, 7
+SHAPES = {
+    "x": (BATCH, HEIGHT, WIDTH, N_IN),
+    "kernel3": (3, 3, N_IN, N_OUT),
+    "kernel1": (1, 1, N_IN, N_OUT),
+    "style": (BATCH, N_IN),
+}
+partial = functools.partial
+CASES = {
+    "conv": ("x kernel3", partial(ops.conv2d, padding=1), partial(F.conv2d, padding=1)),
+    "conv 1x1": ("x kernel1", ops.conv2d, F.conv2d),
+    "conv stride 2": ("x kernel3", partial(ops.conv2d, stride=2), partial(F.conv2d, stride=2)),
+    "upsample": ("x", ops.upsample, reference.upsample),
+    "downsample": ("x", ops.downsample, reference.downsample),
+    "upsample conv": ("x kernel3", ops.upsample_conv2d, reference.upsample_conv2d),
+    "downsample conv": ("x kernel3", ops.downsample_conv2d, reference.downsample_conv2d),
+    "downsample conv 1x1": ("x kernel1", ops.downsample_conv2d, reference.downsample_conv2d),
+    "modulated conv": ("x kernel3 style", ops.modulated_conv2d, reference.modulated_conv2d),
+    "modulated conv up": (
+        "x kernel3 style",
+        partial(ops.modulated_conv2d, up=True),
+        partial(reference.modulated_conv2d, up=True),
+    ),
+    "modulated conv 1x1": (
+        "x kernel1 style",
+        partial(ops.modulated_conv2d, demodulate=False),
+        partial(reference.modulated_conv2d, demodulate=False),
+    ),
+}
+
+
+def draw(kinds):
+    rng = np.random.default_rng(0)
+    return [rng.normal(size=SHAPES[kind]).astype(np.float32) for kind in kinds]
+
+
+def jax_derivatives(function, args):
+    """Output, gradients of Σ output², and gradients of the sum of their squares."""
+    argnums = tuple(range(len(args)))
+
+    def loss(*args):
+        output = function(*args)
+        return jnp.sum(jnp.square(output)), output
+
+    def penalty(*args):
+        gradients, output = jax.grad(loss, argnums, has_aux=True)(*args)
+        return sum(jnp.sum(jnp.square(g)) for g in gradients), (gradients, output)
+
+    second, (first, output) = jax.jit(jax.grad(penalty, argnums, has_aux=True))(*args)
+    return output, first, second
+
+
+def torch_derivatives(function, kinds, args):
+    to_torch = [_is_kernel(kind, reference.kernel_to_torch, reference.to_torch) for kind in kinds]
+    to_jax = [_is_kernel(kind, reference.kernel_to_jax, reference.to_jax) for kind in kinds]
+    tensors = [convert(arg) for convert, arg in zip(to_torch, args, strict=True)]
+    output = function(*tensors)
+    first = torch.autograd.grad(output.square().sum(), tensors, create_graph=True)
+    second = torch.autograd.grad(sum(g.square().sum() for g in first), tensors)
+    back = [[convert(g) for convert, g in zip(to_jax, gs, strict=True)] for gs in (first, second)]
+    return reference.to_jax(output), *back
+
+
+def _is_kernel(kind, yes, no):
+    return yes if kind.startswith("kernel") else no
+
+
+def check(kinds, ours, theirs):
+    kinds = kinds.split()
+    args = draw(kinds)
+    output, first, second = jax_derivatives(ours, args)
+    expected_output, expected_first, expected_second = torch_derivatives(theirs, kinds, args)
+    assert relative_error(output, expected_output) < 1e-5
+    for kind, *pairs in zip(kinds, first, expected_first, second, expected_second, strict=True):
+        assert relative_error(*pairs[:2]) < 1e-5, f"gradient with respect to {kind}"
+        assert relative_error(*pairs[2:]) < 1e-5, f"second gradient with respect to {kind}"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_operation_matches_torch_to_the_second_derivative(name):
+    check(*CASES[name])
+
+
+def test_upsample_conv_as_other_platforms_derive_it(monkeypatch):
+    """The weight gradient has a form for the CPU and one for everything else."""
+
+    def take_default(*args, cpu, default):
+        return default(*args)
+
+    monkeypatch.setattr(ops.lax, "platform_dependent", take_default)
+    check(*CASES["upsample conv"])
+
+
+def test_modulated_conv_keeps_the_type_of_its_input():
+    x, kernel, style = draw(["x", "kernel3", "style"])
+    for up in (False, True):
+        run = jax.jit(partial(ops.modulated_conv2d, up=up))
+        exact = run(x, kernel, style)
+        half = run(x.astype(jnp.bfloat16), kernel, style)
+        assert half.dtype == jnp.bfloat16
+        assert relative_error(half, exact) < 0.03

@@ -1,0 +1,334 @@
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from helpers import randomize
+
+import e4e_jax
+from e4e_jax import bundle
+from e4e_jax.models.arcface import ArcFace
+from e4e_jax.models.encoder import Encoder, EncoderConfig
+from e4e_jax.models.irse import IRSEConfig
+from e4e_jax.models.lpips import LPIPS
+from e4e_jax.models.moco import MoCo
+from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
+from e4e_jax.training import parallel
+
+BACKBONE = IRSEConfig(widths=(4, 4, 8, 8), depths=(1, 1, 1, 1), squeeze_reduction=2)
+
+
+def make_generator(seed=0, **kwargs):
+    config = GeneratorConfig(16, 8, 8, 2, channel_base=128, channel_max=8, **kwargs)
+    return randomize(Generator(config, rngs=nnx.Rngs(seed)), seed)
+
+
+def make_encoder(seed=1, **kwargs):
+    config = EncoderConfig(
+        num_styles=6, style_dim=8, image_size=(16, 32), backbone=BACKBONE, coarse=2, middle=4
+    )
+    config = dataclasses.replace(config, **kwargs)
+    encoder = randomize(Encoder(config, rngs=nnx.Rngs(seed)), seed)
+    encoder.eval()
+    return encoder
+
+
+def save_inverter(path, **kwargs):
+    encoder, generator = make_encoder(), make_generator(conv_clamp=3.0)
+    bundle.save_bundle(
+        path, "inverter", {"encoder": encoder, "generator": generator}, metadata={"name": "a"}, **kwargs
+    )  # fmt: skip
+    return encoder, generator
+
+
+def images(seed=0, size=(16, 32), count=2):
+    return np.random.default_rng(seed).uniform(-1, 1, (count, *size, 3)).astype(np.float32)
+
+
+def assert_same_variables(actual, expected):
+    actual, expected = nnx.state(actual), nnx.state(expected)
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+def test_inverter_goes_round(tmp_path):
+    encoder, generator = save_inverter(tmp_path / "b")
+    model = e4e_jax.load(tmp_path / "b")
+    assert_same_variables(model.encoder, encoder)
+    assert_same_variables(model.generator, generator)
+    assert model.encoder.config == encoder.config  # tuples and nested dataclasses too
+    assert model.generator.config == generator.config
+    assert model.metadata == {"name": "a"} and bundle.describe(tmp_path / "b") == "a"
+    assert (model.resolution, model.num_styles, model.image_size) == (16, 6, (16, 32))
+    average = np.asarray(generator.latent_avg[...])
+    np.testing.assert_array_equal(model.latent_avg, np.tile(average, (6, 1)))
+
+    close = dict(rtol=1e-5, atol=1e-5)
+    codes = model.encode(images())
+    np.testing.assert_allclose(codes, average + encoder(images()), **close)
+    expected = generator.synthesis(codes)
+    np.testing.assert_allclose(model.synthesize(codes), expected, **close)
+    z = np.random.default_rng(1).normal(size=(3, 8))
+    np.testing.assert_allclose(model.map(z), generator.mapping(z.astype(np.float32)), **close)
+    w = model.map(z, truncation_psi=0.7)
+    np.testing.assert_allclose(w, average + 0.7 * (model.map(z) - average), **close)
+    np.testing.assert_array_equal(model.broadcast(w)[:, 3], w)
+
+
+def test_random_noise_is_that_of_the_key_and_of_each_image(tmp_path):
+    save_inverter(tmp_path / "b")
+    model = e4e_jax.load(tmp_path / "b")
+    codes = np.repeat(np.random.default_rng(0).normal(size=(1, 6, 8)), 2, axis=0)
+    first = model.synthesize(codes, jax.random.key(1))
+    np.testing.assert_array_equal(first, model.synthesize(codes, jax.random.key(1)))
+    assert np.abs(first - model.synthesize(codes, jax.random.key(2))).max() > 1e-3
+    assert np.abs(first[0] - first[1]).max() > 1e-3
+
+
+def test_generator_alone_and_an_average_of_its_own(tmp_path):
+    bundle.save_bundle(tmp_path / "g", "generator", {"generator": make_generator()})
+    model = e4e_jax.load(tmp_path / "g")
+    assert not hasattr(model, "encode")
+    assert model.synthesize(np.zeros((1, 6, 8))).shape == (1, 16, 16, 3)
+
+    average = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
+    encoder, _ = save_inverter(tmp_path / "b", arrays={"latent_avg": average})
+    model = e4e_jax.load(tmp_path / "b")
+    np.testing.assert_array_equal(model.latent_avg, average)
+    np.testing.assert_allclose(model.encode(images()), average + encoder(images()), 1e-5, 1e-5)
+
+
+FEATURES = {
+    "arcface": (
+        lambda: ArcFace(BACKBONE, embedding_dim=5, image_size=32, rngs=nnx.Rngs(0)),
+        {"config": BACKBONE, "embedding_dim": 5, "image_size": 32},
+    ),
+    "moco": (
+        lambda: MoCo(depths=(1, 1, 1, 1), width=4, image_size=32, rngs=nnx.Rngs(0)),
+        {"depths": (1, 1, 1, 1), "width": 4, "image_size": 32},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FEATURES)
+def test_feature_networks_load_to_callables(tmp_path, kind):
+    make, arguments = FEATURES[kind]
+    network = randomize(make(), 3)
+    bundle.save_bundle(
+        tmp_path / kind, kind, {"network": network}, arguments={"network": arguments}
+    )
+    model = e4e_jax.load(tmp_path / kind)
+    x = images(size=(32, 32))
+    np.testing.assert_allclose(model(x), network(x), rtol=1e-5, atol=1e-6)
+    assert_same_variables(bundle.load_network(tmp_path / kind), network)
+    with pytest.raises(ValueError, match=r"images are \[32, 32, 3\]; expected \[any, any, any, 3\]"):
+        model(x[0])
+
+
+def test_compute_type_and_distance_of_two_images(tmp_path):
+    network = randomize(LPIPS("squeeze", rngs=nnx.Rngs(0)), 3)
+    bundle.save_bundle(
+        tmp_path / "l", "lpips", {"network": network}, arguments={"network": {"net": "squeeze"}}
+    )
+    a, b = images(0, (32, 32)), images(1, (32, 32))
+    distance = e4e_jax.load(tmp_path / "l")(a, b)
+    np.testing.assert_allclose(distance, network(a, b), rtol=1e-5)
+    half = e4e_jax.load(tmp_path / "l", dtype=jnp.bfloat16)
+    assert half.network.trunk[0].dtype == jnp.bfloat16
+    assert half.network.trunk[0].kernel.dtype == jnp.float32
+    np.testing.assert_allclose(half(a, b), distance, rtol=0.05)
+    assert bundle.describe(tmp_path / "l") == "LPIPS"
+
+
+def test_weights_that_a_mesh_holds(tmp_path):
+    """What training has on four devices comes back on one."""
+    generator = make_generator()
+    graph, state = nnx.split(generator)
+    replicated = parallel.replicate(state, parallel.make_mesh())
+    bundle.save_bundle(
+        tmp_path / "b", "generator", {"generator": nnx.merge(graph, replicated)}
+    )
+    code = f"""
+import sys
+sys.path[:0] = {[os.path.dirname(__file__)]!r}
+import e4e_jax
+assert "jax" not in sys.modules and "orbax" not in sys.modules
+model = e4e_jax.load({str(tmp_path / "b")!r})
+import jax, test_bundle
+assert len(jax.devices()) == 1, jax.devices()
+test_bundle.assert_same_variables(model.generator, test_bundle.make_generator())
+assert not {{"tensorflow", "torch", "tensorflow_datasets"}} & set(sys.modules)
+"""
+    environment = os.environ | {"XLA_FLAGS": ""}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120)
+
+
+def test_reading_writes_nothing_and_a_bundle_can_move(tmp_path):
+    save_inverter(tmp_path / "b")
+    shutil.move(tmp_path / "b", tmp_path / "elsewhere")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "elsewhere").rglob("*")}
+    e4e_jax.load(tmp_path / "elsewhere")
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "elsewhere").rglob("*")}
+
+
+def test_no_larger_than_its_arrays(tmp_path):
+    config = GeneratorConfig(64, 128, 128, 4, channel_base=1024, channel_max=64)
+    generator = Generator(config, rngs=nnx.Rngs(0))
+    bundle.save_bundle(tmp_path / "b", "generator", {"generator": generator})
+    size = sum(path.stat().st_size for path in (tmp_path / "b").rglob("*") if path.is_file())
+    assert size <= sum(x.nbytes for x in jax.tree.leaves(nnx.state(generator)))
+
+
+def test_shipped_names(monkeypatch, tmp_path):
+    monkeypatch.setattr(bundle, "_SHIPPED", tmp_path)
+    bundle.save_bundle(tmp_path / "generator", "generator", {"generator": make_generator()})
+    save_inverter(tmp_path / "inverter")
+    assert e4e_jax.load("toy").image_size == (16, 32)
+    assert e4e_jax.load("toy/generator").resolution == 16
+    assert bundle.resolve("toy/directions.npz") == str(tmp_path / "directions.npz")
+    assert bundle.resolve("~/x") == os.path.expanduser("~/x")
+    assert bundle.resolve("gs://bucket/x") == "gs://bucket/x"
+
+
+def test_one_network_of_several(tmp_path):
+    encoder, _ = save_inverter(tmp_path / "b")
+    assert_same_variables(bundle.load_network(tmp_path / "b", "encoder"), encoder)
+    with pytest.raises(ValueError, match="has the networks encoder, generator; expected one alone"):
+        bundle.load_network(tmp_path / "b")
+    with pytest.raises(ValueError, match="expected network"):
+        bundle.load_network(tmp_path / "b", "network")
+
+
+def test_what_is_there_stays_unless_asked(tmp_path):
+    path = tmp_path / "b"
+    bundle.save_bundle(path, "generator", {"generator": make_generator(0)})
+    with pytest.raises(FileExistsError, match="b is there already; overwrite=True replaces"):
+        bundle.save_bundle(path, "generator", {"generator": make_generator(1)})
+    assert_same_variables(bundle.load_network(path), make_generator(0))
+    bundle.save_bundle(path, "generator", {"generator": make_generator(1)}, overwrite=True)
+    assert_same_variables(bundle.load_network(path), make_generator(1))
+
+    (tmp_path / "photographs").mkdir()
+    with pytest.raises(FileExistsError, match="photographs is there already; it is not a bundle"):
+        bundle.save_bundle(
+            tmp_path / "photographs", "generator", {"generator": make_generator()}, overwrite=True
+        )
+    assert sorted(os.listdir(tmp_path)) == ["b", "photographs"]
+
+
+@pytest.mark.parametrize("existing", [True, False])
+def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch, existing):
+    path = tmp_path / "b"
+    if existing:
+        bundle.save_bundle(path, "generator", {"generator": make_generator(0)})
+    (tmp_path / ".b.tmp").mkdir()  # of an earlier process that was killed
+
+    def full(folder, arrays):
+        folder.mkdir()
+        raise ValueError("Failed to write 7 bytes: No space left on device [os_error_code='28']")
+
+    monkeypatch.setattr(bundle, "_write_arrays", full)
+    with pytest.raises(OSError, match=r"b could not be written: No space left on device\.$"):
+        bundle.save_bundle(path, "generator", {"generator": make_generator(1)}, overwrite=True)
+    assert os.listdir(tmp_path) == (["b"] if existing else [])
+    if existing:
+        assert_same_variables(bundle.load_network(path), make_generator(0))
+
+
+def test_wrong_modules_are_not_written(tmp_path):
+    modules = {"generator": make_generator()}
+    with pytest.raises(ValueError, match="kind of bundle is 'gan'; expected one of generator, inv"):
+        bundle.save_bundle(tmp_path / "b", "gan", modules)
+    with pytest.raises(ValueError, match="'inverter' got the networks generator; expected enc"):
+        bundle.save_bundle(tmp_path / "b", "inverter", modules)
+    moco = FEATURES["moco"][0]()
+    with pytest.raises(ValueError, match="The network is not what its arguments build"):
+        bundle.save_bundle(tmp_path / "b", "moco", {"network": moco})
+    assert not os.listdir(tmp_path)
+
+
+def test_every_cut_is_one_sentence(tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    generator = make_generator()
+    bundle.save_bundle(whole, "generator", {"generator": generator})
+    found = 0
+    for file in [path for path in whole.rglob("*") if path.is_file()]:
+        size = file.stat().st_size
+        for left in [None, 0, size // 2, size - 1]:
+            shutil.copytree(whole, cut)
+            target = cut / file.relative_to(whole)
+            if left is None:
+                target.unlink()
+            else:
+                os.truncate(target, left)
+            try:
+                loaded = bundle.load_network(cut)
+            except (ValueError, FileNotFoundError) as error:
+                found += 1
+                assert str(cut) in str(error) and "\n" not in str(error)
+                assert len(str(error)) < 600 and str(error).endswith(".")
+            else:  # a file that is not needed to read the arrays
+                assert_same_variables(loaded, generator)
+            shutil.rmtree(cut)
+    assert found >= 10
+
+
+def change(path, **fields):
+    description = json.loads((path / "bundle.json").read_text()) | fields
+    (path / "bundle.json").write_text(json.dumps(description))
+
+
+def test_unfit_descriptions_are_one_sentence(tmp_path):
+    path = tmp_path / "b"
+    with pytest.raises(FileNotFoundError, match="no bundle at .*/b: nothing is there"):
+        e4e_jax.load(path)
+    path.mkdir()
+    with pytest.raises(FileNotFoundError, match="a folder without bundle.json"):
+        e4e_jax.load(path)
+    path.rmdir()
+    bundle.save_bundle(path, "generator", {"generator": make_generator()})
+    original = json.loads((path / "bundle.json").read_text())
+    assert original["kind"] == "generator" and original["value_ranges"] == {"images": [-1, 1]}
+    assert original["created_with"]["jax"] == jax.__version__
+
+    change(path, format=2)
+    with pytest.raises(ValueError, match="has format 2; expected 1: update e4e_jax"):
+        e4e_jax.load(path)
+    change(path, format=1, kind="gan")
+    with pytest.raises(ValueError, match="kind of bundle is 'gan'"):
+        e4e_jax.load(path)
+    change(path, kind="generator", parts={"generator": {"config": {"resolutoin": 16}}})
+    with pytest.raises(ValueError, match="has unfit arguments: .*resolutoin"):
+        e4e_jax.load(path)
+    parts = original["parts"]
+    parts["generator"]["config"]["w_dim"] = 4
+    change(path, parts=parts)
+    with pytest.raises(ValueError, match=r"does not fit its networks: generator/.* expected float32"):
+        e4e_jax.load(path)
+
+
+def test_wrong_inputs_are_one_sentence(tmp_path):
+    save_inverter(tmp_path / "b")
+    model = e4e_jax.load(tmp_path / "b")
+    with pytest.raises(ValueError, match=r"images are \[2, 16, 16, 3\]; expected \[any, 16, 32, 3\]"):
+        model.encode(images(size=(16, 16)))
+    with pytest.raises(ValueError, match=r"images are uint8; expected floats in \[-1, 1\]"):
+        model.encode(np.zeros((1, 16, 32, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"\[1, 5, 8\]; expected \[any, 6, 8\]; broadcast\(w\)"):
+        model.synthesize(np.zeros((1, 5, 8)))
+    with pytest.raises(ValueError, match=r"z are \[8\]; expected \[any, 8\]"):
+        model.map(np.zeros(8))
+    bundle.save_bundle(
+        tmp_path / "c",
+        "inverter",
+        {"encoder": make_encoder(num_styles=5), "generator": make_generator()},
+    )
+    with pytest.raises(ValueError, match=r"codes \[L, D\] of \[5, 8\]; expected \[6, 8\]"):
+        e4e_jax.load(tmp_path / "c")

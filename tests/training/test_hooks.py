@@ -1,0 +1,139 @@
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from e4e_jax.training import hooks
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_non_finite_loss_names_loss_step_and_checkpoint():
+    hooks.check_finite({"l2": 0.5, "lpips": np.float32(3)}, 10)
+    with pytest.raises(hooks.NonFiniteLoss, match=r"l2 became nan at step 12; .* is /run/10\.$"):
+        hooks.check_finite({"lpips": 1.0, "l2": float("nan")}, 12, "/run/10")
+    with pytest.raises(hooks.NonFiniteLoss, match=r"inf at step 3; there is no checkpoint yet\.$"):
+        hooks.check_finite({"l2": np.inf}, 3)
+
+
+def test_sigterm_becomes_a_flag_within_the_context_only():
+    before = signal.getsignal(signal.SIGTERM)
+    with hooks.StopSignal() as stop:
+        assert not stop.requested
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested and stop.requested
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_second_interrupt_interrupts(capfd):
+    with hooks.StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.requested
+        assert "Ctrl-C again" in capfd.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+
+
+def test_stop_signal_in_another_thread_does_nothing():
+    results = []
+
+    def run():
+        with hooks.StopSignal() as stop:
+            results.append(stop.requested)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert results == [False]
+
+
+def test_progress_in_a_file_is_a_line_at_intervals(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(hooks.time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    with hooks.ProgressBar(100, 8, first_step=10, interval=10, stream=stream) as bar:
+        for step in range(20, 101, 10):
+            bar.update(step, {"stage": 3, "l2": 0.123456})
+            now[0] += 4.0
+        bar.write("done")
+    lines = stream.getvalue().splitlines()
+    # At 0, 12, 24 seconds, and at the end.
+    assert [line.split()[0] for line in lines] == ["20/100", "50/100", "80/100", "100/100", "done"]
+    assert lines[0] == "20/100 stage 3 | l2 0.1235"
+    # 10 steps of 8 images in 4 seconds; 50 steps remain.
+    assert lines[1] == "50/100 stage 3 | 20 images/s | 0:20 left | l2 0.1235"
+
+
+def test_progress_on_a_terminal_is_one_line(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "50")
+    stream = Terminal()
+    with hooks.ProgressBar(10, 1, stream=stream) as bar:
+        bar.update(5, {"loss": 1.0, "a long name of something": 2.0})
+        bar.write("validated")
+        bar.update(10, {"loss": 0.5})
+    text = stream.getvalue()
+    assert text.count("\n") == 2 and text.endswith("\n")  # behind "validated" and at the end
+    rewritten = [part.split("\x1b[K")[-1] for part in text.split("\r")]
+    assert all(len(line.splitlines()[0]) < 50 for line in rewritten if line)
+    assert "[██████████··········] 5/10 | loss 1" in text
+    assert "[████████████████████] 10/10" in text
+
+
+def test_durations_above_an_hour(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(hooks.time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    bar = hooks.ProgressBar(7203, 1, interval=0, stream=stream)
+    bar.update(1)
+    now[0] = 1.0
+    bar.update(2)
+    assert "2:00:01 left" in stream.getvalue()
+
+
+def test_json_lines_go_on_behind_a_torn_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)  # importing it fails
+    path = tmp_path / "run" / "metrics.jsonl"
+    writer = hooks.make_writer(tmp_path / "run")
+    writer.write_scalars(1, {"l2": np.float32(0.5)})
+    writer.write_images(1, {"grid": np.zeros((4, 4, 3), np.uint8)})
+    writer.close()
+    with open(path, "a") as file:
+        file.write('{"step": 2, "l')
+    writer = hooks.make_writer(tmp_path / "run")
+    writer.write_scalars(2, {"l2": 0.25})
+    writer.flush()
+    lines = path.read_text().splitlines()
+    assert [json.loads(lines[0]), json.loads(lines[2])] == [
+        {"step": 1, "l2": 0.5},
+        {"step": 2, "l2": 0.25},
+    ]
+
+
+@pytest.mark.slow
+def test_tensorboard_logs_and_late_import_of_tensorflow(tmp_path):
+    code = f"""
+import sys
+from e4e_jax.training import hooks
+assert "tensorflow" not in sys.modules
+import numpy as np
+writer = hooks.make_writer({str(tmp_path)!r})
+writer.write_scalars(7, {{"l2": 0.5}})
+writer.write_images(7, {{"grid": np.zeros((1, 8, 8, 3), np.uint8)}})
+writer.close()
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+events = EventAccumulator({str(tmp_path)!r}).Reload()
+assert events.Tags()["tensors"] == ["l2", "grid"], events.Tags()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 7, "l2": 0.5}

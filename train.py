@@ -1,0 +1,42 @@
+"""Trains an encoder, a generator or the toy features: python train.py [--config=configs/ffhq.py].
+
+Without arguments it trains e4e on the built-in toy domain.
+"""
+
+import os
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", os.path.join(os.path.dirname(os.path.abspath(__file__)), "configs", "toy.py"),
+    "What to train; any field can be set on the command line, as in --config.batch_size=16.",
+)  # fmt: skip
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where checkpoints, logs, pictures and the bundle go; by default runs/NAME."
+)
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, on clusters.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes train together.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "This process's number, from 0.")
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; options start with --.")
+    # Heavy imports wait until the flags are known to be good.
+    from e4e_jax.training import hooks, loop, parallel
+
+    config = _CONFIG.value
+    workdir = os.path.abspath(_WORKDIR.value or os.path.join("runs", config.name))
+    try:
+        parallel.initialize_distributed(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        loop.train(config, workdir)
+    except (ValueError, OSError, hooks.NonFiniteLoss) as error:
+        logging.debug("What failed:", exc_info=True)
+        print(f"train.py: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    app.run(main)
