@@ -23,7 +23,8 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "This process's number, f
 
 def main(argv):
     if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; options start with --.")
+        _fail(f"unexpected argument {argv[1]!r}; options start with --.")
+    logging.set_verbosity(logging.WARNING)  # Orbax tells a story of every save
     # Heavy imports wait until the flags are known to be good.
     from e4e_jax.training import hooks, loop, parallel
 
@@ -34,9 +35,21 @@ def main(argv):
         loop.train(config, workdir)
     except (ValueError, OSError, hooks.NonFiniteLoss) as error:
         logging.debug("What failed:", exc_info=True)
-        print(f"train.py: {error}", file=sys.stderr)
-        sys.exit(1)
+        _fail(error)
+
+
+def _fail(reason):
+    print(f"train.py: {reason}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _parse_flags(argv):
+    """One sentence for a bad flag; ml_collections raises what it likes for a misspelt field."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        _fail(" ".join(str(error).split()))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=_parse_flags)

@@ -4,7 +4,6 @@ import contextlib
 import os
 
 import jax
-from absl import logging
 
 from e4e_jax.data.images import save_png
 from e4e_jax.training import hooks, parallel
@@ -55,12 +54,13 @@ def train(config, workdir: str) -> None:
         if restored is not None:
             state, data_state, step = restored
             batches.set_state(data_state)
-            logging.info("Going on from step %d of %s.", step, workdir)
         writer = stack.enter_context(contextlib.closing(hooks.make_writer(workdir)))
         progress = stack.enter_context(
             hooks.ProgressBar(config.total_steps, config.batch_size, first_step=step)
         )
         stop = stack.enter_context(hooks.StopSignal())
+        if restored is not None:
+            progress.write(f"Going on from {checkpoints.path(step)}.")
         saved = step if restored is not None else None
         validation = {}
 

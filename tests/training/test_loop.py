@@ -1,0 +1,166 @@
+"""Whole runs of train.py, tiny: stopped, killed, resumed, and given bad input."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from helpers import randomize
+from PIL import Image
+
+from e4e_jax import bundle
+from e4e_jax.models.irse import IRSEConfig
+from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
+from e4e_jax.toy.features import ToyFeatures, ToyFeaturesConfig
+
+ROOT = pathlib.Path(__file__).parents[2]
+STEPS = 60
+CONFIG = """
+from configs import toy
+
+
+def get_config():
+    config = toy.get_config()
+    config.batch_size = 4
+    config.total_steps = {steps}
+    config.log_every = 1
+    config.validate_every = 20
+    config.checkpoint_every = 10
+    config.validation_batch_size = 4
+    config.data.source = "folder"
+    config.data.path = config.data.validation_path = "{folder}/images"
+    config.data.image_size = (8, 8)
+    config.data.flip = True
+    config.data.num_validation = 6
+    config.generator = "{folder}/generator"
+    config.perceptual = config.identity = config.encoder.warm_start = "{folder}/features"
+    config.encoder.widths, config.encoder.depths = (16, 16, 16, 16), (1, 1, 1, 1)
+    config.encoder.coarse, config.encoder.middle = 1, 2
+    config.objective.progressive_start = 15
+    config.objective.progressive_every = 10
+    config.objective.r1_every = 4
+    config.objective.w_pool_size = 6
+    config.edits.directions = ""
+    config.edits.shown = (("sefa_0", 1.0),)
+    return config
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Images, a generator, a feature network and a config, all tiny and random."""
+    path = tmp_path_factory.mktemp("run")
+    (path / "images").mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(10):
+        pixels = rng.integers(0, 256, (8, 8, 3), np.uint8)
+        Image.fromarray(pixels).save(path / "images" / f"{i}.png")
+    config = GeneratorConfig(8, z_dim=8, w_dim=8, mapping_layers=2, channel_base=64, channel_max=8)
+    generator = randomize(Generator(config, rngs=nnx.Rngs(0)))
+    bundle.save_bundle(path / "generator", "generator", {"generator": generator})
+    backbone = IRSEConfig(widths=(16, 16, 16, 16), depths=(1, 1, 1, 1))
+    features = randomize(
+        ToyFeatures(
+            ToyFeaturesConfig(embedding_dim=8, image_size=8, backbone=backbone), rngs=nnx.Rngs(0)
+        )
+    )
+    bundle.save_bundle(path / "features", "toy_features", {"toy_features": features})
+    (path / "tiny.py").write_text(CONFIG.format(steps=STEPS, folder=path))
+    return path
+
+
+def start(folder, workdir, *flags):
+    command = [sys.executable, "train.py", f"--config={folder}/tiny.py", f"--workdir={workdir}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment["XLA_FLAGS"] = environment["XLA_FLAGS"].replace("count=4", "count=1")
+    return subprocess.Popen(
+        [*command, *flags], cwd=ROOT, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=300)
+    return process.returncode, output
+
+
+def wait_for_checkpoint(workdir, step):
+    """Returns as soon as the checkpoint of `step`, or a later one, is complete."""
+    folder = workdir / "checkpoints"
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        if folder.exists() and any(
+            n.name.isdigit() and int(n.name) >= step for n in folder.iterdir()
+        ):
+            return
+        time.sleep(0.01)
+    raise TimeoutError(f"no checkpoint of step {step} in {folder}")
+
+
+def weights(workdir):
+    network = bundle.load_network(workdir / "bundle", "encoder")
+    return jax.tree.leaves(jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(network))))
+
+
+def test_killed_and_stopped_runs_end_with_the_same_weights_bit_for_bit(folder, tmp_path):
+    """Between the cuts and the end lie stage changes (steps 15, 25, 35) and R1 (every 4th)."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    uninterrupted = start(folder, whole)
+    code, output = finish(uninterrupted)
+    assert code == 0, output
+
+    process = start(folder, cut)
+    wait_for_checkpoint(cut, 10)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process = start(folder, cut)
+    wait_for_checkpoint(cut, 20)
+    process.send_signal(signal.SIGTERM)
+    code, output = finish(process)
+    assert code == 0, output
+    assert "Going on from" in output and "Stopped at step" in output
+    code, output = finish(start(folder, cut))
+    assert code == 0, output
+
+    for a, b in zip(weights(whole), weights(cut), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for name in ("inversions.png", "bundle/bundle.json"):
+        assert (cut / name).exists() and str(cut / name).removesuffix("/bundle.json") in output
+    last = [json.loads(line) for line in (cut / "metrics.jsonl").read_text().splitlines()]
+    assert last[-1]["step"] == STEPS and "validation/l2" in last[-1]
+
+
+@pytest.mark.parametrize(
+    "flag, words",
+    [
+        ("--config.batchsize=3", "batchsize"),
+        ("--config.generator=nowhere", "there is no nowhere"),
+        ("--config.data.path=nowhere", "nowhere"),
+        ("--config.encoder.kind=e5e", "e5e"),
+        ("--config.optimizer.schedule=cosinus", "cosinus"),
+        ("--config.optimizer.name=sdg", "sdg"),
+        ("--config.task=paint", "paint"),
+        ("--config.batch_size=four", "four"),
+    ],
+)
+def test_bad_configs_get_one_sentence_and_exit_code_1(folder, tmp_path, flag, words):
+    code, output = finish(start(folder, tmp_path / "run", flag))
+    lines = [line for line in output.splitlines() if line.startswith("train.py: ")]
+    assert code == 1, output
+    assert len(lines) == 1 and words in lines[0], output
+    assert "Traceback" not in output
+
+
+def test_a_loss_that_turns_nan_stops_the_run(folder, tmp_path):
+    flags = ("--config.optimizer.learning_rate=1e30", "--config.optimizer.schedule=constant",
+             "--config.optimizer.schedule_options={}")  # fmt: skip
+    code, output = finish(start(folder, tmp_path / "run", *flags))
+    assert code == 1, output
+    assert "at step" in output and "checkpoint" in output and "Traceback" not in output
