@@ -84,14 +84,13 @@ def get_encoder_config() -> ml_collections.ConfigDict:
 
 
 def get_generator_config() -> ml_collections.ConfigDict:
-    """A StyleGAN2 generator (Karras et al. 2020, arXiv 1912.04958)."""
+    """A StyleGAN2 generator of the data's image size (Karras et al. 2020, arXiv 1912.04958)."""
     config = get_base_config()
     config.task = "generator"
     config.batch_size = 32
     config.total_steps = 100_000
 
     config.generator = generator = ml_collections.ConfigDict()
-    generator.resolution = 256
     generator.z_dim = generator.w_dim = 512
     generator.mapping_layers = 8
     generator.channel_base, generator.channel_max = 32768, 512

@@ -20,7 +20,7 @@ def get_config():
 
     config.generator = "toy/generator"
     config.perceptual = config.identity = config.encoder.warm_start = "toy/features"
-    config.encoder.widths, config.encoder.depths = (24, 48, 96, 128), (1, 2, 2, 1)
+    config.encoder.widths, config.encoder.depths = (16, 32, 64, 128), (1, 2, 2, 1)
 
     config.objective.identity = 0.1
     config.objective.progressive_start = 300

@@ -21,7 +21,7 @@ def get_config():
 
     config.features = ml_collections.ConfigDict()
     config.features.embedding_dim = 128
-    config.features.widths, config.features.depths = (24, 48, 96, 128), (1, 2, 2, 1)
+    config.features.widths, config.features.depths = (16, 32, 64, 128), (1, 2, 2, 1)
 
     config.optimizer = common.optimizer(
         "adam", 2e-3, schedule="warmup_cosine", schedule_options={"warmup_steps": 100}

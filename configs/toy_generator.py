@@ -18,13 +18,12 @@ def get_config():
     config.data.num_validation = 10_000
 
     generator = config.generator
-    generator.resolution = 64
     generator.z_dim = generator.w_dim = 128
     generator.mapping_layers = 4
     generator.channel_base, generator.channel_max = 1024, 64
 
     objective = config.objective
-    objective.r1_gamma = 0.2
+    objective.r1_gamma = 1.0
     objective.path_length_weight = 0.0
     objective.style_mixing = 0.5
     objective.random_noise = False  # the faces have no detail that is left to chance

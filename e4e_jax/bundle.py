@@ -244,7 +244,7 @@ def _build(name, arguments, dtype=None) -> nnx.Module:
     if config is not None and "config" not in arguments:  # the fields of the configuration alone
         arguments = {"config": arguments}
     arguments = {key: _decode(types.get(key), value) for key, value in arguments.items()}
-    if dtype is not None and "dtype" in inspect.signature(network).parameters:
+    if dtype is not None and "dtype" in inspect.signature(network.__init__).parameters:
         arguments["dtype"] = jnp.dtype(dtype)
     return nnx.eval_shape(lambda: network(**arguments, rngs=nnx.Rngs(0)))
 

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import randomize
 
 import e4e_jax
 from e4e_jax import bundle
@@ -25,9 +24,25 @@ from e4e_jax.training import parallel
 BACKBONE = IRSEConfig(widths=(4, 4, 8, 8), depths=(1, 1, 1, 1), squeeze_reduction=2)
 
 
+def make(build, seed=0):
+    """A network of random numbers, without compiling its initialisers."""
+    graph, state = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+    rng = np.random.default_rng(seed)
+
+    def draw(path, x):
+        numbers = rng.uniform(0.1, 0.5, x.shape)
+        if "var" not in jax.tree_util.keystr(path):
+            numbers = numbers * rng.choice([-1, 1], x.shape)
+        return jnp.asarray(numbers, x.dtype)
+
+    network = nnx.merge(graph, jax.tree_util.tree_map_with_path(draw, state))
+    network.eval()
+    return network
+
+
 def make_generator(seed=0, resolution=16, **kwargs):
     config = GeneratorConfig(resolution, 8, 8, 2, channel_base=128, channel_max=8, **kwargs)
-    return randomize(Generator(config, rngs=nnx.Rngs(seed)), seed)
+    return make(lambda rngs: Generator(config, rngs=rngs), seed)
 
 
 def make_encoder(seed=1, **kwargs):
@@ -35,9 +50,7 @@ def make_encoder(seed=1, **kwargs):
         num_styles=6, style_dim=8, image_size=(16, 32), backbone=BACKBONE, coarse=2, middle=4
     )
     config = dataclasses.replace(config, **kwargs)
-    encoder = randomize(Encoder(config, rngs=nnx.Rngs(seed)), seed)
-    encoder.eval()
-    return encoder
+    return make(lambda rngs: Encoder(config, rngs=rngs), seed)
 
 
 def save_inverter(path, **kwargs):
@@ -101,11 +114,11 @@ def test_generator_alone(tmp_path):
 
 FEATURES = {
     "arcface": (
-        lambda: ArcFace(BACKBONE, embedding_dim=5, image_size=32, rngs=nnx.Rngs(0)),
+        lambda rngs: ArcFace(BACKBONE, embedding_dim=5, image_size=32, rngs=rngs),
         {"config": BACKBONE, "embedding_dim": 5, "image_size": 32},
     ),
     "moco": (
-        lambda: MoCo(depths=(1, 1, 1, 1), width=4, image_size=32, rngs=nnx.Rngs(0)),
+        lambda rngs: MoCo(depths=(1, 1, 1, 1), width=4, image_size=32, rngs=rngs),
         {"depths": (1, 1, 1, 1), "width": 4, "image_size": 32},
     ),
 }
@@ -113,8 +126,8 @@ FEATURES = {
 
 @pytest.mark.parametrize("kind", FEATURES)
 def test_feature_networks_load_to_callables(tmp_path, kind):
-    make, arguments = FEATURES[kind]
-    network = randomize(make(), 3)
+    build, arguments = FEATURES[kind]
+    network = make(build)
     bundle.save_bundle(tmp_path / kind, kind, {kind: network}, arguments={kind: arguments})
     model = e4e_jax.load(tmp_path / kind)
     x = images(size=(32, 32))
@@ -126,7 +139,7 @@ def test_feature_networks_load_to_callables(tmp_path, kind):
 
 
 def test_compute_type_and_distance_of_two_images(tmp_path):
-    network = randomize(LPIPS("squeeze", rngs=nnx.Rngs(0)), 3)
+    network = make(lambda rngs: LPIPS("squeeze", rngs=rngs))
     arguments = {"lpips": {"net": "squeeze"}}
     bundle.save_bundle(tmp_path / "l", "lpips", {"lpips": network}, arguments=arguments)
     a, b = images(0, (32, 32)), images(1, (32, 32))
@@ -171,7 +184,7 @@ def test_reading_writes_nothing_and_a_bundle_can_move(tmp_path):
 
 def test_no_larger_than_its_arrays(tmp_path):
     config = GeneratorConfig(16, 64, 64, 2, channel_base=1024, channel_max=64)
-    generator = Generator(config, rngs=nnx.Rngs(0))
+    generator = make(lambda rngs: Generator(config, rngs=rngs))
     bundle.save_bundle(tmp_path / "b", "generator", {"generator": generator})
     size = sum(path.stat().st_size for path in (tmp_path / "b").rglob("*") if path.is_file())
     assert size <= sum(x.nbytes for x in jax.tree.leaves(nnx.state(generator)))
@@ -244,7 +257,7 @@ def test_wrong_modules_are_not_written(tmp_path):
         bundle.save_bundle(tmp_path / "b", "gan", modules)
     with pytest.raises(ValueError, match="kind 'inverter' of generator was asked for"):
         bundle.save_bundle(tmp_path / "b", "inverter", modules)
-    moco = FEATURES["moco"][0]()
+    moco = make(FEATURES["moco"][0])
     with pytest.raises(ValueError, match="The moco is not what its arguments build"):
         bundle.save_bundle(tmp_path / "b", "moco", {"moco": moco})
     assert not os.listdir(tmp_path)

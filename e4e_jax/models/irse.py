@@ -42,7 +42,7 @@ class IRSEConfig:
     @classmethod
     def toy(cls):
         """A small one for images of 64x64."""
-        return cls(widths=(24, 48, 96, 128), depths=(1, 2, 2, 1))
+        return cls(widths=(16, 32, 64, 128), depths=(1, 2, 2, 1))
 
 
 class Conv(nnx.Module):

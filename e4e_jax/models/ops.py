@@ -2,7 +2,7 @@
 
 Everything here is algebraically the operation of StyleGAN2's CUDA code; the tests hold each one
 against its plain form. The choices (activations scaled instead of per-sample weights, the FIR as
-shifted adds, one weight gradient as matrix products on the CPU) are the measured ones.
+shifted adds, the gradients of convolutions spelled out) are the measured ones.
 """
 
 import functools
@@ -39,7 +39,10 @@ def upsample_conv2d(x, kernel):
     Returns:
       [B, 2H, 2W, O].
     """
-    return _blur(_transposed_conv(x, kernel.astype(x.dtype)), pad=(1, 1), gain=4.0)
+    # PyTorch's transposed convolution is the input gradient of a convolution from O to I channels.
+    size = (2 * x.shape[1] + 1, 2 * x.shape[2] + 1)
+    x = _input_grad(x, _swap_channels(kernel.astype(x.dtype)), 2, 0, size)
+    return _blur(x, pad=(1, 1), gain=4.0)
 
 
 def downsample_conv2d(x, kernel):
@@ -124,62 +127,93 @@ def _blur(x, pad, gain):
     return x
 
 
-def _conv(x, kernel, stride, padding, lhs_dilation=1):
+# A convolution and its two gradients. Each of the three is bilinear and its gradients are the other
+# two, so that these carry derivatives of every order. JAX's own rules give the same numbers, but
+# express gradients through permuted dimensions, which XLA:CPU brings into its fast form only at
+# the top level of a program: inside `lax.cond` or `lax.scan` they took 4 to 40 times as long.
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _conv(x, kernel, stride, padding):
+    """x [B, H, W, I], kernel [k, k, I, O] -> [B, h, w, O]."""
     return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=[(padding, padding)] * 2,
-        lhs_dilation=(lhs_dilation, lhs_dilation),
+        x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=_LAYOUT
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _input_grad(grad, kernel, stride, padding, size):
+    """grad [B, h, w, O], kernel [k, k, I, O] -> [B, *size, I]: a transposed convolution."""
+    before = kernel.shape[0] - 1 - padding
+    return lax.conv_general_dilated(
+        grad,
+        _swap_channels(kernel[::-1, ::-1]),
+        (1, 1),
+        [
+            (before, n + padding - 1 - (n_out - 1) * stride)
+            for n, n_out in zip(size, grad.shape[1:3], strict=True)
+        ],
+        lhs_dilation=(stride, stride),
         dimension_numbers=_LAYOUT,
     )
 
 
-def _flip(kernel):
-    return kernel[::-1, ::-1]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _weight_grad(x, grad, stride, padding, size):
+    """x [B, H, W, I], grad [B, h, w, O] -> [size, size, I, O]: `grad` slides over `x`."""
+    convolve = functools.partial(
+        lax.conv_general_dilated,
+        window_strides=(1, 1),
+        padding=[
+            (padding, size + (n_out - 1) * stride - n - padding)
+            for n, n_out in zip(x.shape[1:3], grad.shape[1:3], strict=True)
+        ],
+        rhs_dilation=(stride, stride),
+    )
+
+    def cpu(x, grad):
+        x, grad = jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(grad, (1, 2, 0, 3))
+        return jnp.transpose(convolve(x, grad, dimension_numbers=_LAYOUT), (1, 2, 0, 3))
+
+    def default(x, grad):
+        return convolve(x, grad, dimension_numbers=("CHWN", "IHWO", "HWNC"))
+
+    return lax.platform_dependent(x, grad, cpu=cpu, default=default)
+
+
+def _with_operands(function):
+    """The forward pass of `function`: its result, and its two arrays for the backward pass."""
+    return lambda a, b, *static: (function(a, b, *static), (a, b))
+
+
+def _conv_backward(stride, padding, operands, cotangent):
+    x, kernel = operands
+    return (
+        _input_grad(cotangent, kernel, stride, padding, x.shape[1:3]),
+        _weight_grad(x, cotangent, stride, padding, kernel.shape[0]),
+    )
+
+
+def _input_grad_backward(stride, padding, _, operands, cotangent):
+    grad, kernel = operands
+    return (
+        _conv(cotangent, kernel, stride, padding),
+        _weight_grad(cotangent, grad, stride, padding, kernel.shape[0]),
+    )
+
+
+def _weight_grad_backward(stride, padding, _, operands, cotangent):
+    x, grad = operands
+    return (
+        _input_grad(grad, cotangent, stride, padding, x.shape[1:3]),
+        _conv(x, cotangent, stride, padding),
+    )
+
+
+_conv.defvjp(_with_operands(_conv), _conv_backward)
+_input_grad.defvjp(_with_operands(_input_grad), _input_grad_backward)
+_weight_grad.defvjp(_with_operands(_weight_grad), _weight_grad_backward)
 
 
 def _swap_channels(kernel):
     return jnp.swapaxes(kernel, 2, 3)
-
-
-# The stride-2 transposed convolution: [B, H, W, I] -> [B, 2H + 1, 2W + 1, O]. XLA:CPU takes ten
-# times as long for its weight gradient as for the nine matrix products that it amounts to.
-
-
-@jax.custom_vjp
-def _transposed_conv(x, kernel):
-    return _conv(x, _flip(kernel), 1, 2, lhs_dilation=2)
-
-
-def _transposed_conv_forward(x, kernel):
-    return _transposed_conv(x, kernel), (x, kernel)
-
-
-def _transposed_conv_backward(residuals, grad):
-    x, kernel = residuals
-    grad_x = _conv(grad, _swap_channels(kernel), 2, 0)
-    grad_kernel = lax.platform_dependent(
-        x, grad, cpu=_transposed_conv_weight_grad_cpu, default=_transposed_conv_weight_grad
-    )
-    return grad_x, grad_kernel
-
-
-def _transposed_conv_weight_grad(x, grad):
-    kernel = jnp.zeros((3, 3, x.shape[-1], grad.shape[-1]), x.dtype)
-    return jax.vjp(lambda k: _conv(x, _flip(k), 1, 2, lhs_dilation=2), kernel)[1](grad)[0]
-
-
-def _transposed_conv_weight_grad_cpu(x, grad):
-    """Nine matrix products: tap (i, j) pairs each input with the output at (2h + i, 2w + j)."""
-    _, height, width, channels = x.shape
-    flat_x = x.reshape(-1, channels).T  # [I, B·H·W]
-    taps = [
-        flat_x @ grad[:, i : i + 2 * height : 2, j : j + 2 * width : 2].reshape(-1, grad.shape[-1])
-        for i in range(3)
-        for j in range(3)
-    ]
-    return jnp.stack(taps).reshape(3, 3, channels, -1)
-
-
-_transposed_conv.defvjp(_transposed_conv_forward, _transposed_conv_backward)

@@ -117,15 +117,18 @@ def _frozen_networks(config) -> FrozenNetworks:
         networks["perceptual"] = config.perceptual
     if config.objective.identity:
         networks["identity"] = config.identity
-    loaded = {}
+    loaded, by_name = {}, {}
     for field, name in networks.items():
         if not name:
             raise ValueError(
                 f"config.{field} is empty; expected a bundle (--config.{field}=PATH), "
                 "which `python -m convert_weights` makes of a published checkpoint."
             )
+        # One network in two roles is loaded once, and the compiler computes its features once.
         part = "generator" if field == "generator" else None
-        loaded[field] = bundle.load_network(name, part)
+        if name not in by_name:
+            by_name[name] = bundle.load_network(name, part)
+        loaded[field] = by_name[name]
     return FrozenNetworks(**loaded)
 
 

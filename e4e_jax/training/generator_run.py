@@ -39,12 +39,11 @@ def build_generator_run(config, mesh) -> Run:
         not there; in one sentence.
     """
     height, width = config.data.image_size
-    generator_config = GeneratorConfig(**config.generator)
-    if (height, width) != (generator_config.resolution,) * 2:
+    if height != width:
         raise ValueError(
-            f"config.data.image_size is {height}x{width}; expected the square of "
-            f"config.generator.resolution, {generator_config.resolution}."
+            f"config.data.image_size is {height}x{width} (height x width); expected a square."
         )
+    generator_config = GeneratorConfig(resolution=width, **config.generator)
     dtype = jnp.dtype(config.dtype)
     rngs = nnx.Rngs(config.seed)
     generator = Generator(generator_config, dtype=dtype, rngs=rngs)

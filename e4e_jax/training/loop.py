@@ -62,16 +62,20 @@ def train(config, workdir: str) -> None:
         if restored is not None:
             progress.write(f"Going on from {checkpoints.path(step)}.")
         saved = step if restored is not None else None
-        validation = {}
+        metrics, validation = {}, {}
 
         def save():
+            """Never a state whose losses are not finite: it would be called the last good one."""
             nonlocal saved
+            numbers = {name: float(value) for name, value in metrics.items()}
+            hooks.check_finite(numbers, step, checkpoints.path(saved))
             checkpoints.save(step, state, batches.get_state(), validation)
             saved = step
 
         while step < config.total_steps and not stop.requested:
             state, metrics = run.step(state, parallel.put_batch(next(batches), mesh))
             step += 1
+            validation = {}
             last = step == config.total_steps
             if last or step % config.log_every == 0:
                 metrics = {name: float(value) for name, value in metrics.items()}

@@ -1,6 +1,12 @@
 """The encoder's training step: one program for all stages, any number of devices."""
 
 import functools
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +82,9 @@ def run(compiled, init, frozen, mesh, steps):
     state = place_state(init(jax.random.key(0)), mesh)
     history = []
     for batch in batches(steps):
+        share = batch["image"].shape[0] // jax.process_count()
+        first = share * jax.process_index()
+        batch = {"image": batch["image"][first : first + share]}
         state, metrics = compiled(state, parallel.put_batch(batch, mesh), arrays)
         history.append({name: float(value) for name, value in metrics.items()})
     return state, history
@@ -97,11 +106,57 @@ def recorded(devices):
     return history, len(traces)
 
 
+# What each of two processes runs, with two devices of its own and half of every batch.
+PROCESS = """
+import os, sys
+sys.path[:0] = [{tests!r}, {here!r}, {root!r}]
+import conftest
+os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("count=4", "count=2")
+import json
+import jax
+from e4e_jax.training import parallel
+
+parallel.initialize_distributed()
+import test_encoder_step
+
+print("losses", json.dumps(test_encoder_step.recorded(4)[0]))
+"""
+
+
 def test_four_devices_give_the_losses_of_one():
     for a, b in zip(recorded(1)[0], recorded(4)[0], strict=True):
         assert a["stage"] == b["stage"]
         for name, value in a.items():
             assert b[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
+
+
+def test_two_processes_of_two_devices_give_the_losses_of_one():
+    here = pathlib.Path(__file__).parent
+    code = PROCESS.format(tests=str(here.parent), here=str(here), root=str(here.parents[1]))
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env=os.environ
+            | {
+                "COORDINATOR_ADDRESS": f"localhost:{port}",
+                "NUM_PROCESSES": "2",
+                "PROCESS_ID": str(i),
+            },
+            text=True,
+            stdout=subprocess.PIPE,
+        )
+        for i in range(2)
+    ]
+    for process in processes:
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0
+        (line,) = (line for line in output.splitlines() if line.startswith("losses "))
+        for a, b in zip(recorded(1)[0], json.loads(line.removeprefix("losses ")), strict=True):
+            for name, value in a.items():
+                assert b[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
 
 
 def test_one_program_serves_all_stages_and_they_open_on_time():

@@ -1,0 +1,14 @@
+"""A generator of one's own domain, from a folder of square images.
+
+python train.py --config=configs/folder_generator.py --config.data.path=IMAGES \
+    --config.data.validation_path=HELD_OUT_IMAGES --config.data.image_size='(256, 256)'
+"""
+
+from configs import common
+
+
+def get_config():
+    config = common.get_generator_config()
+    config.name = "folder_generator"
+    config.objective.augment = ("color", "translation", "cutout")
+    return config
