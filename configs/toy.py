@@ -7,10 +7,10 @@ def get_config():
     config = common.get_encoder_config()
     config.name = "toy"
     config.batch_size = 16
-    config.total_steps = 1_500
+    config.total_steps = 1_200
     config.log_every = 10
-    config.validate_every = 500
-    config.checkpoint_every = 500
+    config.validate_every = 400
+    config.checkpoint_every = 400
     config.validation_batch_size = 64
 
     config.data.source = "toy"
@@ -22,11 +22,15 @@ def get_config():
     config.perceptual = config.identity = config.encoder.warm_start = "toy/features"
     config.encoder.widths, config.encoder.depths = (16, 32, 64, 128), (1, 2, 2, 1)
 
+    config.objective.l2 = 2.0
     config.objective.identity = 0.1
-    config.objective.progressive_start = 300
-    config.objective.progressive_every = 50
+    config.objective.progressive_start = 200
+    config.objective.progressive_every = 40
     config.optimizer = common.optimizer(
-        "ranger", 2e-3, schedule="cosine", schedule_options={"final_fraction": 0.05}
+        "adam",
+        2e-3,
+        schedule="warmup_cosine",
+        schedule_options={"warmup_steps": 50, "final_fraction": 0.02},
     )
     config.discriminator_optimizer.learning_rate = 1e-4
 

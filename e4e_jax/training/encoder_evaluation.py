@@ -110,16 +110,18 @@ class EncoderEvaluation:
             parts.append(format_table("R2 of the factors read back", names, rows))
         return "\n\n".join(parts)
 
-    def edit_effects(self, params, batch_stats, directions: dict[str, np.ndarray]) -> np.ndarray:
+    def edit_effects(
+        self, params, batch_stats, directions: dict[str, np.ndarray], count: int = 128
+    ) -> np.ndarray:
         """Mean change of every factor that is read back when each direction is applied.
 
-        Each direction is applied to all held-out images at strength +1 and −1; half of the
-        difference, so the numbers are factor units for one unit of strength.
+        Each direction is applied at strength +1 and −1; half of the difference, so the numbers
+        are factor units for one unit of strength.
 
         Returns:
           [edits, K].
         """
-        codes, _ = self._invert(params, batch_stats, self._images)
+        codes, _ = self._invert(params, batch_stats, self._images[:count])
         effects = []
         for direction in directions.values():
             up, down = (

@@ -127,7 +127,7 @@ def _frozen_networks(config) -> FrozenNetworks:
         # One network in two roles is loaded once, and the compiler computes its features once.
         part = "generator" if field == "generator" else None
         if name not in by_name:
-            by_name[name] = bundle.load_network(name, part)
+            by_name[name] = bundle.load_network(name, part, dtype=jnp.dtype(config.dtype))
         loaded[field] = by_name[name]
     return FrozenNetworks(**loaded)
 
