@@ -199,6 +199,7 @@ def make_writer(workdir) -> "MetricWriter":
     os.makedirs(workdir, exist_ok=True)
     writers = [_JsonLines(os.path.join(workdir, "metrics.jsonl"))]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it says so at length when they are on
     try:
         import tensorflow as tf
         from clu import metric_writers

@@ -24,6 +24,10 @@ def _warmup_constant(learning_rate, total_steps, *, warmup_steps):
 
 
 def _warmup_cosine(learning_rate, total_steps, *, warmup_steps, final_fraction=0.0):
+    if warmup_steps >= total_steps:
+        raise ValueError(
+            f"warmup_steps is {warmup_steps} of {total_steps} steps in all; expected fewer."
+        )
     return optax.warmup_cosine_decay_schedule(
         0.0, learning_rate, warmup_steps, total_steps, learning_rate * final_fraction
     )

@@ -15,10 +15,12 @@ from flax import nnx
 from helpers import randomize
 from PIL import Image
 
+from configs import toy_features, toy_generator
 from e4e_jax import bundle
 from e4e_jax.models.irse import IRSEConfig
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
 from e4e_jax.toy.features import ToyFeatures, ToyFeaturesConfig
+from e4e_jax.training import loop
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 60
@@ -164,3 +166,30 @@ def test_a_loss_that_turns_nan_stops_the_run(folder, tmp_path):
     code, output = finish(start(folder, tmp_path / "run", *flags))
     assert code == 1, output
     assert "at step" in output and "checkpoint" in output and "Traceback" not in output
+
+
+def test_generator_and_features_runs_leave_bundles(folder, tmp_path, capsys):
+    config = toy_generator.get_config()
+    config.batch_size, config.total_steps, config.fid_samples = 4, 3, 100
+    config.validation_batch_size = 4
+    config.data.source, config.data.image_size = "folder", (8, 8)
+    config.data.path = config.data.validation_path = str(folder / "images")
+    config.generator.w_dim = config.generator.z_dim = 8
+    config.generator.channel_base, config.generator.channel_max = 64, 8
+    config.features = str(folder / "features")
+    loop.train(config, str(tmp_path / "generator"))
+    generator = bundle.load_network(str(tmp_path / "generator" / "bundle"), "generator")
+    assert generator.config.resolution == 8
+    assert float(abs(generator.latent_avg[...]).max()) > 0
+
+    config = toy_features.get_config()
+    config.batch_size, config.total_steps, config.validation_batch_size = 4, 3, 4
+    config.data.num_validation, config.features.embedding_dim = 6, 8
+    config.features.widths, config.features.depths = (16, 16, 16, 16), (1, 1, 1, 1)
+    config.optimizer.schedule_options.warmup_steps = 1
+    loop.train(config, str(tmp_path / "features"))
+    network = bundle.load_network(str(tmp_path / "features" / "bundle"))
+    assert network(np.zeros((2, 64, 64, 3), np.float32)).shape == (2, 11)
+
+    output = capsys.readouterr().out
+    assert "untrained generator" in output and "R2 on 6 held-out images" in output

@@ -35,3 +35,8 @@ def test_mistakes_are_named():
         make_schedule("cosine", 0.1, 100, warmup=5)
     with pytest.raises(ValueError, match="'warmup_cosine' needs the option 'warmup_steps'"):
         make_schedule("warmup_cosine", 0.1, 100)
+
+
+def test_a_warmup_longer_than_the_training_is_refused():
+    with pytest.raises(ValueError, match="warmup_steps is 100 of 40 steps"):
+        make_schedule("warmup_cosine", 1.0, 40, warmup_steps=100)
