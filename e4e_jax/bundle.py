@@ -282,6 +282,8 @@ def _write_arrays(folder, arrays):
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
     with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
         checkpointer.save(folder, args=ocp.args.PyTreeSave(arrays))
+    # Orbax's mark of a finished write names this machine's path; the rename is our own mark.
+    (epath.Path(folder) / "commit_success.txt").unlink(missing_ok=True)
 
 
 def _read_arrays(path, expected):

@@ -121,9 +121,7 @@ def _blur(x, pad, gain):
     taps = [gain**0.5 * tap / 8.0 for tap in (1.0, 3.0, 3.0, 1.0)]
     for axis in (1, 2):
         size = x.shape[axis] - 3
-        x = sum(
-            tap * lax.slice_in_dim(x, i, i + size, axis=axis) for i, tap in enumerate(taps)
-        )
+        x = sum(tap * lax.slice_in_dim(x, i, i + size, axis=axis) for i, tap in enumerate(taps))
     return x
 
 

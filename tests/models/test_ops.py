@@ -1,6 +1,7 @@
 """Each operation against its slow PyTorch form: values, gradients and gradients of gradients."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -97,14 +98,34 @@ def test_operation_matches_torch_to_the_second_derivative(name):
     check(*CASES[name])
 
 
-def test_upsample_conv_as_other_platforms_derive_it(monkeypatch):
-    """The weight gradient has a form for the CPU and one for everything else."""
+@pytest.mark.parametrize("name", ["conv", "conv stride 2", "upsample conv"])
+def test_weight_gradients_as_other_platforms_compute_them(name, monkeypatch):
+    """They have one form for the CPU and another for everything else."""
 
     def take_default(*args, cpu, default):
         return default(*args)
 
     monkeypatch.setattr(ops.lax, "platform_dependent", take_default)
-    check(*CASES["upsample conv"])
+    check(*CASES[name])
+
+
+def test_gradients_inside_cond_are_convolutions_in_plain_layout():
+    """XLA:CPU leaves others slow there (see `ops`): no convolution may permute its dimensions."""
+
+    def penalty(x, kernel):
+        def loss(x, kernel):
+            y = ops.upsample_conv2d(ops.conv2d(x, kernel[0], padding=1), kernel[1])
+            return jnp.sum(jnp.square(ops.downsample_conv2d(y, kernel[2])))
+
+        return jnp.sum(jnp.square(jax.grad(loss)(x, kernel)))
+
+    def run(take, x, kernel):
+        return jax.lax.cond(take, jax.grad(penalty, 1), lambda _, k: jnp.zeros_like(k), x, kernel)
+
+    kernel = jnp.ones((3, 3, 3, N_IN, N_IN))
+    text = jax.jit(run).lower(True, jnp.ones((2, 4, 4, N_IN)), kernel).as_text()
+    layouts = set(re.findall(r"dim_numbers = (.+?), window", text))
+    assert layouts == {"[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"}
 
 
 def test_modulated_conv_keeps_the_type_of_its_input():
