@@ -69,7 +69,12 @@ class EncoderEvaluation:
             generator = nnx.merge(self._networks_graph, frozen)["generator"]
             return synthesize_like(generator, codes, self._size)
 
+        @jax.jit
+        def factor_readings(frozen, images):
+            return nnx.merge(self._networks_graph, frozen)["perceptual"](images)
+
         self._inversions, self._comparisons, self._syntheses = inversions, comparisons, syntheses
+        self._factor_readings = factor_readings
 
     def validate(self, params, batch_stats) -> dict[str, float]:
         """Means over the held-out images: l2, perceptual, identity, and R² of each factor."""
@@ -177,8 +182,9 @@ class EncoderEvaluation:
         )
 
     def _read_factors(self, images):
-        network = nnx.merge(self._networks_graph, self._frozen)["perceptual"]
-        return in_batches(nnx.jit(network), (images,), self._batch_size)
+        return in_batches(
+            lambda images: self._factor_readings(self._frozen, images), (images,), self._batch_size
+        )
 
 
 def _to_float(images):

@@ -95,6 +95,7 @@ class _GeneratorEvaluation:
         self._untrained = generator
         self._images, _ = held_out_images(config)
         self._features = bundle.load_network(config.features) if config.features else None
+        self._pool = nnx.jit(lambda network, images: network.pooled(jnp.clip(images, -1, 1)))
         self.reads_factors = config.features == "toy/features"
 
     def generator(self, params) -> Generator:
@@ -153,9 +154,7 @@ class _GeneratorEvaluation:
             yield np.asarray(w)[:keep], np.asarray(images)[:keep]
 
     def _pooled(self, images):
-        return np.asarray(
-            nnx.jit(type(self._features).pooled)(self._features, jnp.clip(images, -1, 1))
-        )
+        return np.asarray(self._pool(self._features, images))
 
     def _statistics_of_images(self, images):
         statistics = FeatureStatistics(self._features.config.embedding_dim)
