@@ -108,6 +108,9 @@ def get_generator_config() -> ml_collections.ConfigDict:
     config.optimizer = optimizer("adam", 2e-3, b1=0.0, b2=0.99)
     config.discriminator_optimizer = optimizer("adam", 2e-3, b1=0.0, b2=0.99)
 
+    # A bundle (toy/features, or LPIPS): the discriminator looks at its features too; "" for none.
+    config.discriminator_features = ""
+
     config.features = ""  # bundle of the network behind FID; "" for none
     config.fid_samples = 10_000
     return config

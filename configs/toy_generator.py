@@ -7,8 +7,9 @@ def get_config():
     config = common.get_generator_config()
     config.name = "toy_generator"
     config.batch_size = 16
-    config.total_steps = 11_250
-    config.validate_every = config.checkpoint_every = 1_000
+    config.total_steps = 11_000
+    config.validate_every = 2_500
+    config.checkpoint_every = 500
     config.validation_batch_size = 64
 
     config.data.source = "toy"
@@ -18,7 +19,7 @@ def get_config():
     config.data.num_validation = 10_000
 
     generator = config.generator
-    generator.z_dim = generator.w_dim = 128
+    generator.z_dim = generator.w_dim = 64
     generator.mapping_layers = 4
     generator.channel_base, generator.channel_max = 1024, 64
 
@@ -34,5 +35,5 @@ def get_config():
         section.schedule = "linear"
         section.schedule_options = {"begin": 7_500, "final_fraction": 0.1}
 
-    config.features = "toy/features"
+    config.discriminator_features = config.features = "toy/features"
     return config

@@ -1,4 +1,10 @@
-"""What many tests share: random weights and the measure of agreement."""
+"""What many tests share: random weights, the measure of agreement, and a cluster of processes."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -40,3 +46,40 @@ def relative_error(actual, expected) -> float:
     if actual.shape != expected.shape:
         raise AssertionError(f"shapes differ: {actual.shape} and {expected.shape}")
     return float(np.max(np.abs(actual - expected)) / np.max(np.abs(expected)))
+
+
+def run_two_processes(program: str, *arguments: str, timeout: float = 300) -> list[str]:
+    """Runs Python source in two processes that have joined as hosts of two devices each.
+
+    The modules of tests/ and tests/training/ can be imported; `sys.argv[1:]` are the arguments.
+    Returns what each printed; AssertionError where one failed.
+    """
+    tests = pathlib.Path(__file__).parent
+    join = f"""
+import os, sys
+sys.path[:0] = [{str(tests)!r}, {str(tests / "training")!r}, {str(tests.parent)!r}]
+import conftest
+os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("count=4", "count=2")
+from e4e_jax.training import parallel
+parallel.initialize_distributed()
+"""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        address = f"localhost:{probe.getsockname()[1]}"
+    cluster = os.environ | {"COORDINATOR_ADDRESS": address, "NUM_PROCESSES": "2"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", join + program, *arguments],
+            env=cluster | {"PROCESS_ID": str(i)},
+            text=True,
+            stdout=subprocess.PIPE,
+        )
+        for i in range(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=timeout)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0]
+    return outputs

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx, struct
 
+from e4e_jax.inversion.invert import synthesize_like
 from e4e_jax.models.encoder import Encoder
 from e4e_jax.models.latent_discriminator import LatentDiscriminator
 from e4e_jax.models.stylegan2 import Generator
@@ -99,28 +100,6 @@ class FrozenNetworks:
     def split(self):
         """The graph (static) and the arrays (an argument of the compiled step)."""
         return nnx.split(nnx.Dict(**{k: v for k, v in vars(self).items() if v is not None}))
-
-
-def invert(encoder: Encoder, generator: Generator, images, stage=None, **noise):
-    """Images [B, H, W, 3] -> codes w_plus [B, L, D] and their synthesis [B, H, W, 3]."""
-    codes = generator.latent_avg[...] + encoder(images, stage)
-    return codes, synthesize_like(generator, codes, encoder.config.image_size, **noise)
-
-
-def synthesize_like(generator: Generator, codes, size, **noise):
-    """Synthesises codes at the encoder's image size (H, W), as the losses compare them.
-
-    Larger images are averaged over square areas to the width W; of wide formats (cars) the
-    generator draws a square with bands above and below, which are cut off.
-    """
-    images = generator.synthesis(codes, **noise)  # [B, R, R, 3]
-    batch, side, _, channels = images.shape
-    height, width = size
-    if side > width:
-        area = side // width
-        images = images.reshape(batch, width, area, width, area, channels).mean(axis=(2, 4))
-    band = (width - height) // 2
-    return images[:, band : band + height]
 
 
 def make_encoder_step(

@@ -13,8 +13,10 @@ from e4e_jax.editing.directions import regress_directions
 from e4e_jax.editing.files import save_directions
 from e4e_jax.metrics.fid import FeatureStatistics, frechet_distance
 from e4e_jax.models.discriminator import Discriminator
+from e4e_jax.models.feature_discriminator import FeatureDiscriminator
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig, mean_latent
 from e4e_jax.toy.faces import FACTORS
+from e4e_jax.toy.features import ToyFeatures
 from e4e_jax.training import parallel
 from e4e_jax.training.generator_step import GeneratorOptions, make_generator_step
 from e4e_jax.training.run import (
@@ -47,9 +49,15 @@ def build_generator_run(config, mesh) -> Run:
     dtype = jnp.dtype(config.dtype)
     rngs = nnx.Rngs(config.seed)
     generator = Generator(generator_config, dtype=dtype, rngs=rngs)
+    discriminator = Discriminator(generator_config, dtype=dtype, rngs=rngs)
+    if config.discriminator_features:
+        network = bundle.load_network(config.discriminator_features)
+        discriminator = FeatureDiscriminator(
+            generator_config, network.features, dtype=dtype, rngs=rngs
+        )
     init, step = make_generator_step(
         generator,
-        Discriminator(generator_config, dtype=dtype, rngs=rngs),
+        discriminator,
         build_optimizer(config.optimizer, config.total_steps),
         build_optimizer(config.discriminator_optimizer, config.total_steps),
         GeneratorOptions(**config.objective),
@@ -69,8 +77,13 @@ def build_generator_run(config, mesh) -> Run:
         save_png(written["picture (samples)"], evaluation.picture(params))
         bundle.save_bundle(written["bundle"], "generator", {"generator": trained}, overwrite=True)
         if evaluation.reads_factors:
-            written["directions"] = os.path.join(workdir, "directions.npz")
-            save_directions(written["directions"], evaluation.directions(trained))
+            try:
+                directions = evaluation.directions(trained)
+            except ValueError as error:  # factors that this generator has not learned to vary
+                print(f"no directions: {error}")
+            else:
+                written["directions"] = os.path.join(workdir, "directions.npz")
+                save_directions(written["directions"], directions)
         return written
 
     return Run(
@@ -96,7 +109,7 @@ class _GeneratorEvaluation:
         self._images, _ = held_out_images(config)
         self._features = bundle.load_network(config.features) if config.features else None
         self._pool = nnx.jit(lambda network, images: network.pooled(jnp.clip(images, -1, 1)))
-        self.reads_factors = config.features == "toy/features"
+        self.reads_factors = isinstance(self._features, ToyFeatures)
 
     def generator(self, params) -> Generator:
         return nnx.merge(self._graph, params, self._constants, copy=True)

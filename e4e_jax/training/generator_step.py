@@ -18,6 +18,7 @@ import optax
 from flax import nnx, struct
 
 from e4e_jax.models.discriminator import Discriminator
+from e4e_jax.models.feature_discriminator import FeatureDiscriminator
 from e4e_jax.models.stylegan2 import Generator
 from e4e_jax.training import losses
 from e4e_jax.training.augment import diff_augment
@@ -63,7 +64,7 @@ class GeneratorState:
 
 def make_generator_step(
     generator: Generator,
-    discriminator: Discriminator,
+    discriminator: Discriminator | FeatureDiscriminator,
     generator_optimizer: optax.GradientTransformation,
     discriminator_optimizer: optax.GradientTransformation,
     options: GeneratorOptions,
@@ -117,8 +118,12 @@ def make_generator_step(
         return nnx.merge(discriminator_graph, params)(images)
 
     def r1_gradients(params, images, keys):
+        def logit(params, images):
+            logits = discriminate(params, images, keys)
+            return jnp.mean(logits.reshape(images.shape[0], -1), axis=-1)  # over the heads
+
         def penalty(params):
-            return losses.r1_penalty(lambda x: discriminate(params, x, keys), images)
+            return losses.r1_penalty(lambda x: logit(params, x), images)
 
         value, gradients = jax.value_and_grad(penalty)(params)
         weight = 0.5 * options.r1_gamma * options.r1_every

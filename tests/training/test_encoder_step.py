@@ -2,11 +2,6 @@
 
 import functools
 import json
-import os
-import pathlib
-import socket
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +9,9 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from helpers import randomize, relative_error
+from helpers import randomize, relative_error, run_two_processes
 
+from e4e_jax.inversion.invert import invert
 from e4e_jax.models.encoder import Encoder, EncoderConfig
 from e4e_jax.models.irse import IRSEConfig
 from e4e_jax.models.latent_discriminator import LatentDiscriminator
@@ -26,7 +22,6 @@ from e4e_jax.training.encoder_step import (
     STATE_SPECS,
     EncoderOptions,
     FrozenNetworks,
-    invert,
     make_encoder_step,
     place_state,
 )
@@ -106,23 +101,6 @@ def recorded(devices):
     return history, len(traces)
 
 
-# What each of two processes runs, with two devices of its own and half of every batch.
-PROCESS = """
-import os, sys
-sys.path[:0] = [{tests!r}, {here!r}, {root!r}]
-import conftest
-os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("count=4", "count=2")
-import json
-import jax
-from e4e_jax.training import parallel
-
-parallel.initialize_distributed()
-import test_encoder_step
-
-print("losses", json.dumps(test_encoder_step.recorded(4)[0]))
-"""
-
-
 def test_four_devices_give_the_losses_of_one():
     for a, b in zip(recorded(1)[0], recorded(4)[0], strict=True):
         assert a["stage"] == b["stage"]
@@ -130,29 +108,16 @@ def test_four_devices_give_the_losses_of_one():
             assert b[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
 
 
+# What each of two processes runs, with two devices of its own and half of every batch.
+PROCESS = """
+import json
+import test_encoder_step
+print("losses", json.dumps(test_encoder_step.recorded(4)[0]))
+"""
+
+
 def test_two_processes_of_two_devices_give_the_losses_of_one():
-    here = pathlib.Path(__file__).parent
-    code = PROCESS.format(tests=str(here.parent), here=str(here), root=str(here.parents[1]))
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            env=os.environ
-            | {
-                "COORDINATOR_ADDRESS": f"localhost:{port}",
-                "NUM_PROCESSES": "2",
-                "PROCESS_ID": str(i),
-            },
-            text=True,
-            stdout=subprocess.PIPE,
-        )
-        for i in range(2)
-    ]
-    for process in processes:
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0
+    for output in run_two_processes(PROCESS):
         (line,) = (line for line in output.splitlines() if line.startswith("losses "))
         for a, b in zip(recorded(1)[0], json.loads(line.removeprefix("losses ")), strict=True):
             for name, value in a.items():

@@ -7,6 +7,7 @@ from flax import nnx
 from helpers import randomize, relative_error
 
 from e4e_jax.models.discriminator import Discriminator
+from e4e_jax.models.feature_discriminator import FeatureDiscriminator
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
 from e4e_jax.training import losses, parallel
 from e4e_jax.training.generator_step import GeneratorOptions, make_generator_step
@@ -163,6 +164,33 @@ def test_average_generator_is_an_exponential_moving_average(run):
         average = jax.tree.map(lambda a, g, d=d: d * a + (1 - d) * g, average, state.generator)
         errors = jax.tree.map(relative_error, state.generator_average, average)
         assert max(jax.tree.leaves(errors)) < 1e-5
+
+
+def test_every_head_of_a_feature_discriminator_counts_the_same():
+    """Losses are means over the logits, and R1 is that of an example's mean logit."""
+    generator, _ = players()
+    generator.mapping = CodeTable()
+    features = lambda images: [images, images[:, ::2, ::2]]  # noqa: E731
+    discriminator = randomize(FeatureDiscriminator(CONFIG, features, rngs=nnx.Rngs(1)), seed=1)
+    state, batch, step = start(generator, discriminator, record_gradients(), PLAIN, devices=1)
+    state, _ = step(state, batch)
+
+    @nnx.jit
+    def expected(generator, discriminator, real):
+        codes = generator.broadcast(generator.mapping.codes[:, 0])
+        fakes = generator.synthesis(codes, noise="none")
+
+        def loss(discriminator):
+            logits = discriminator(real), discriminator(fakes)  # [B, 3] each
+            slopes = nnx.grad(lambda x: jnp.sum(discriminator(x)) / 3)(real)
+            penalty = jnp.mean(jnp.sum(slopes**2, axis=(1, 2, 3)))
+            game = jnp.mean(jax.nn.softplus(-logits[0])) + jnp.mean(jax.nn.softplus(logits[1]))
+            return game + 3 * PLAIN.r1_gamma / 2 * penalty
+
+        return nnx.grad(loss)(discriminator)
+
+    gradients = expected(generator, discriminator, jnp.asarray(real_images()))
+    assert_gradients_equal(state.discriminator_optimizer, gradients)
 
 
 class MixingProbe(nnx.Module):

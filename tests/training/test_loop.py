@@ -17,8 +17,10 @@ from PIL import Image
 
 from configs import toy_features, toy_generator
 from e4e_jax import bundle
+from e4e_jax.editing.files import load_directions
 from e4e_jax.models.irse import IRSEConfig
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
+from e4e_jax.toy.faces import FACTORS
 from e4e_jax.toy.features import ToyFeatures, ToyFeaturesConfig
 from e4e_jax.training import loop
 
@@ -70,7 +72,7 @@ def folder(tmp_path_factory):
     backbone = IRSEConfig(widths=(16, 16, 16, 16), depths=(1, 1, 1, 1))
     features = randomize(
         ToyFeatures(
-            ToyFeaturesConfig(embedding_dim=8, image_size=8, backbone=backbone), rngs=nnx.Rngs(0)
+            ToyFeaturesConfig(embedding_dim=16, image_size=8, backbone=backbone), rngs=nnx.Rngs(0)
         )
     )
     bundle.save_bundle(path / "features", "toy_features", {"toy_features": features})
@@ -174,13 +176,15 @@ def test_generator_and_features_runs_leave_bundles(folder, tmp_path, capsys):
     config.validation_batch_size = 4
     config.data.source, config.data.image_size = "folder", (8, 8)
     config.data.path = config.data.validation_path = str(folder / "images")
-    config.generator.w_dim = config.generator.z_dim = 8
+    config.generator.w_dim = config.generator.z_dim = 16  # more than there are factors
     config.generator.channel_base, config.generator.channel_max = 64, 8
-    config.features = str(folder / "features")
+    config.features = config.discriminator_features = str(folder / "features")
     loop.train(config, str(tmp_path / "generator"))
     generator = bundle.load_network(str(tmp_path / "generator" / "bundle"), "generator")
     assert generator.config.resolution == 8
     assert float(abs(generator.latent_avg[...]).max()) > 0
+    found = load_directions(tmp_path / "generator" / "directions.npz")
+    assert set(found) == set(FACTORS) and found["smile"].shape == (16,)
 
     config = toy_features.get_config()
     config.batch_size, config.total_steps, config.validation_batch_size = 4, 3, 4

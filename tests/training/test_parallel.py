@@ -1,13 +1,8 @@
-import os
-import socket
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import relative_error
+from helpers import relative_error, run_two_processes
 
 from e4e_jax.training import parallel
 from e4e_jax.training.parallel import PER_DEVICE, REPLICATED
@@ -98,53 +93,25 @@ def test_pmap_of_the_same_function_gives_the_same_numbers():
 
 
 PROCESS = """
-import os, sys
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
-sys.path[:0] = [{tests!r}, {here!r}, {root!r}]
 import jax
-jax.config.update("jax_default_matmul_precision", "highest")
-from e4e_jax.training import parallel
-parallel.initialize_distributed()
-assert jax.process_count() == 2 and jax.device_count() == 4
 import test_parallel as t
+assert jax.process_count() == 2 and jax.device_count() == 4
 mesh = parallel.make_mesh()
 weight, pool, batches, key = t.problem()
 rows = slice(4 * jax.process_index(), 4 * jax.process_index() + 4)
-state = {{"weight": parallel.replicate(weight, mesh),
-         "pool": parallel.stack_per_device(pool, mesh)}}
+state = {"weight": parallel.replicate(weight, mesh), "pool": parallel.stack_per_device(pool, mesh)}
 key = parallel.replicate(key, mesh)
 step_fn = parallel.parallelize(t.train_step, mesh, state_specs=t.SPECS)
 for i, x in enumerate(batches):
-    state, metrics = step_fn(state, parallel.put_batch({{"x": x[rows]}}, mesh), i, key)
+    state, metrics = step_fn(state, parallel.put_batch({"x": x[rows]}, mesh), i, key)
     print("loss", repr(float(metrics["loss"])))
 """
 
 
 @pytest.mark.slow
 def test_two_processes_of_two_devices():
-    here = os.path.dirname(os.path.abspath(__file__))
-    tests = os.path.dirname(here)
-    code = PROCESS.format(tests=tests, here=here, root=os.path.dirname(tests))
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    processes = []
-    for i in range(2):
-        environment = os.environ | {
-            "COORDINATOR_ADDRESS": f"localhost:{port}",
-            "NUM_PROCESSES": "2",
-            "PROCESS_ID": str(i),
-        }
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-c", code], env=environment, text=True, stdout=subprocess.PIPE
-            )
-        )
     _, expected = run_sharded()
-    for process in processes:
-        output, _ = process.communicate(timeout=120)
-        assert process.returncode == 0
+    for output in run_two_processes(PROCESS):
         losses = [float(line.split()[1]) for line in output.splitlines() if "loss" in line]
         assert relative_error(losses, expected) < 1e-5
 

@@ -1,0 +1,63 @@
+"""A discriminator that looks through a frozen feature network as well as at pixels."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from e4e_jax.models.discriminator import Discriminator, EqualConv
+from e4e_jax.models.layers import leaky_relu
+from e4e_jax.models.stylegan2 import GeneratorConfig
+
+_HEAD_CHANNELS = 64
+
+
+class FeatureHead(nnx.Module):
+    """One level of features [B, size, size, C] -> logits [B], the mean over places."""
+
+    def __init__(self, size, channels, *, rngs: nnx.Rngs):
+        self.conv1 = EqualConv(channels, _HEAD_CHANNELS, 3, down=size >= 4, rngs=rngs)
+        self.conv2 = EqualConv(_HEAD_CHANNELS, 1, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return jnp.mean(self.conv2(leaky_relu(self.conv1(x))), axis=(1, 2, 3))
+
+
+class FeatureDiscriminator(nnx.Module):
+    """Images [B, R, R, 3] in [-1, 1] -> logits [B, 1 + levels] float32.
+
+    Features of a trained network tell which things are in an image long before a discriminator
+    has learned it from pixels, so that a small set or a short run comes much further (Projected
+    GANs, Sauer et al. 2021, arXiv 2111.01007; here without random projections). The StyleGAN2
+    discriminator beside the heads keeps watch over what features do not hold.
+
+    Args:
+      config: the generator's configuration.
+      features: images -> levels [B, h, w, C] of unit vectors, such as the method `features` of
+        LPIPS or ToyFeatures. Its weights are constants: they are neither trained nor saved.
+      dtype: compute type of the discriminator of pixels; the heads compute in float32.
+    """
+
+    def __init__(
+        self,
+        config: GeneratorConfig,
+        features: Callable[[jax.Array], Sequence[jax.Array]],
+        *,
+        dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        image = jax.ShapeDtypeStruct((1, config.resolution, config.resolution, 3), jnp.float32)
+        self.pixels = Discriminator(config, dtype=dtype, rngs=rngs)
+        self.features = features
+        self.heads = nnx.List(
+            FeatureHead(*level.shape[2:], rngs=rngs) for level in jax.eval_shape(features, image)
+        )
+
+    def __call__(self, images):
+        logits = [self.pixels(images)]
+        for head, level in zip(self.heads, self.features(images), strict=True):
+            level = level.astype(jnp.float32)
+            logits.append(head(level * math.sqrt(level.shape[-1])))  # to unit variance
+        return jnp.stack(logits, axis=-1)
