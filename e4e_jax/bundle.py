@@ -23,7 +23,9 @@ from flax import nnx
 
 import e4e_jax
 from e4e_jax.models.arcface import ArcFace
+from e4e_jax.models.discriminator import Discriminator
 from e4e_jax.models.encoder import Encoder
+from e4e_jax.models.inception import Inception
 from e4e_jax.models.lpips import LPIPS
 from e4e_jax.models.moco import MoCo
 from e4e_jax.models.stylegan2 import Generator
@@ -38,13 +40,15 @@ _SHIPPED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "toy", "bund
 _NETWORKS = {
     "encoder": Encoder,
     "generator": Generator,
+    "discriminator": Discriminator,
     "toy_features": ToyFeatures,
     "arcface": ArcFace,
     "lpips": LPIPS,
     "moco": MoCo,
+    "inception": Inception,
 }
 
-# The networks of each kind of bundle.
+# The networks of each kind of bundle, and those that it may hold besides.
 KINDS = {
     "inverter": ("encoder", "generator"),
     "generator": ("generator",),
@@ -52,7 +56,9 @@ KINDS = {
     "arcface": ("arcface",),
     "lpips": ("lpips",),
     "moco": ("moco",),
+    "inception": ("inception",),
 }
+_OPTIONAL = {"generator": {"discriminator"}}
 
 
 class BundleError(ValueError):
@@ -82,7 +88,7 @@ def save_bundle(
     Args:
       path: the folder to make.
       kind: one of `KINDS`.
-      networks: name -> module, exactly those of the kind.
+      networks: name -> module, those of the kind; a generator's discriminator may come with it.
       metadata: anything that JSON can hold.
       arguments: name -> {argument: value} for networks that are not built from their attribute
         `config` alone, or from nothing.
@@ -96,7 +102,7 @@ def save_bundle(
     if jax.process_index() != 0:
         return
     path = pathlib.Path(os.path.abspath(os.path.expanduser(path)))
-    if kind not in KINDS or set(networks) != set(KINDS[kind]):
+    if not _fits(kind, networks):
         raise ValueError(
             f"A bundle of kind {kind!r} of {', '.join(networks)} was asked for; expected one of "
             + ", ".join(f"{k} ({', '.join(names)})" for k, names in KINDS.items())
@@ -229,11 +235,17 @@ def read_description(path: str) -> dict:
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise BundleError(f"{path}/{_JSON} is not of format {FORMAT}, which this version reads.")
     kind = description.get("kind")
-    if kind not in KINDS or set(description.get("networks", ())) != set(KINDS[kind]):
+    if not _fits(kind, description.get("networks", ())):
         raise BundleError(
             f"{path}/{_JSON} names kind {kind!r}; expected one of {', '.join(KINDS)}."
         )
     return {"metadata": {}} | description
+
+
+def _fits(kind, networks) -> bool:
+    """Whether these names are the networks of such a bundle."""
+    optional = _OPTIONAL.get(kind, set())
+    return kind in KINDS and set(KINDS[kind]) == set(networks) - optional
 
 
 def _build(name, arguments, dtype=None) -> nnx.Module:

@@ -6,6 +6,7 @@ import numpy as np
 from flax import nnx
 
 from e4e_jax import bundle
+from e4e_jax.inversion.invert import synthesize_like
 from e4e_jax.models.encoder import Encoder
 from e4e_jax.models.stylegan2 import Generator
 
@@ -58,6 +59,7 @@ class Inverter(GeneratorModel):
     Attributes:
       encoder: the network, in evaluation mode.
       image_size: (height, width) of the images that it reads.
+      iterations: how often `encode` runs the encoder: 1, or 5 for an iterative one (ReStyle).
 
     Raises:
       ValueError: the encoder's codes are not the generator's.
@@ -73,16 +75,41 @@ class Inverter(GeneratorModel):
                 f"The encoder makes codes of shape [B, {codes[0]}, {codes[1]}]; its generator "
                 f"takes [B, {self.num_styles}, {generator.config.w_dim}]."
             )
+        self.iterations = 5 if encoder.config.iterative else 1
         self._encode = _compiled(encoder, lambda network, images: network(images))
+        self._reconstruct = _compiled(
+            generator, lambda network, codes: synthesize_like(network, codes, self.image_size)
+        )
 
-    def encode(self, images) -> jax.Array:
-        """Images [B, H, W, 3] in [-1, 1] -> codes w_plus [B, L, D], `latent_avg` added.
+    def encode(self, images, iterations: int | None = None) -> jax.Array:
+        """Images [B, H, W, C] in [-1, 1] -> codes w_plus [B, L, D], `latent_avg` added.
+
+        An iterative encoder (Alaluf et al. 2021, section 3.2) starts from the average code and
+        its image; each iteration adds what it reads from the image beside its reconstruction.
+
+        Args:
+          images: C is 3 but for encoders of other inputs, such as sketches or segmentations.
+          iterations: of an iterative encoder; None for `self.iterations`.
 
         Raises:
-          ValueError: images of another size than `image_size`, or not of a float type.
+          ValueError: images of another size than `image_size`, or not of a float type, or
+            iterations of an encoder that has none.
         """
-        images = _checked_images(images, (None, *self.image_size, 3))
-        return self.latent_avg + self._encode(images)
+        config = self.encoder.config
+        channels = config.backbone.in_channels // (2 if config.iterative else 1)
+        images = _checked_images(images, (None, *self.image_size, channels))
+        iterations = self.iterations if iterations is None else iterations
+        if iterations < 1 or (iterations > 1 and not config.iterative):
+            expected = "1 or more" if config.iterative else "1, for the encoder is not iterative"
+            raise ValueError(f"iterations is {iterations}; expected {expected}.")
+        if not config.iterative:
+            offsets = self._encode(images)
+            return self.latent_avg + offsets if config.around_average else offsets
+        codes = jnp.repeat(self.latent_avg[None], images.shape[0], axis=0)
+        for _ in range(iterations):
+            pairs = jnp.concatenate([images, self._reconstruct(codes)], axis=-1)
+            codes = codes + self._encode(pairs)
+        return codes
 
 
 class FeatureModel:
@@ -107,7 +134,7 @@ def load(name, *, dtype=None) -> GeneratorModel | FeatureModel:
     if opened.kind == "inverter":
         return Inverter(**opened.networks)
     if opened.kind == "generator":
-        return GeneratorModel(**opened.networks)
+        return GeneratorModel(opened.networks["generator"])
     (network,) = opened.networks.values()
     return FeatureModel(network)
 

@@ -1,5 +1,6 @@
-"""What many tests share: random weights, the measure of agreement, and a cluster of processes."""
+"""What many tests share: random weights, the measure of agreement, a cluster, a face."""
 
+import importlib.util
 import os
 import pathlib
 import socket
@@ -8,7 +9,15 @@ import sys
 
 import jax
 import numpy as np
+import pytest
 from flax import nnx
+
+from e4e_jax.toy.faces import FACTORS, render, sample_factors
+
+needs_dlib = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("dlib", "face_recognition_models"))),
+    reason="needs the extra align",
+)
 
 
 def randomize(module: nnx.Module, seed: int = 0) -> nnx.Module:
@@ -83,3 +92,13 @@ parallel.initialize_distributed()
             process.kill()
     assert [process.returncode for process in processes] == [0, 0]
     return outputs
+
+
+def drawn_face():
+    """A photograph of sorts, uint8 [300, 500, 3]: a large toy face beside the middle."""
+    factors = sample_factors([0])
+    for name, value in (("yaw", 0), ("glasses", 0), ("smile", 0.5), ("eyes", 0.8), ("age", 0)):
+        factors[0, FACTORS.index(name)] = value
+    image = np.full((300, 500, 3), 128, np.uint8)
+    image[20:276, 200:456] = render(factors, 256)[0]
+    return image

@@ -6,6 +6,7 @@ may name its images (`names`, a sequence as long as the source) and may know wha
 (`factors(indices) -> float32 [N, K]`).
 """
 
+import glob
 import os
 from pathlib import Path
 
@@ -60,6 +61,72 @@ def _image_names(root, recursive):
                 seen.add(target)
                 kept.append(subfolder)
         subfolders[:] = kept
+
+
+class Subset:
+    """Some images of a named source, in any order.
+
+    Attributes:
+      names: of the images that are in.
+    """
+
+    def __init__(self, source, indices):
+        self._source = source
+        self._indices = list(indices)
+        self.names = [source.names[i] for i in self._indices]
+
+    def __len__(self):
+        return len(self._indices)
+
+    def __getitem__(self, index):
+        return self._source[self._indices[index]]
+
+
+class ImageFiles:
+    """Image files by their paths.
+
+    Attributes:
+      names: the paths without the folders that all of them share.
+
+    Raises:
+      ValueError: there are none, or one is named twice.
+    """
+
+    def __init__(self, paths):
+        self._paths = [Path(path) for path in paths]
+        if not self._paths:
+            raise ValueError("no image files are named, expected at least one")
+        parents = [path.parent.as_posix() for path in self._paths]
+        shared = os.path.commonpath(parents) if len(set(parents)) > 1 else parents[0]
+        self.names = [os.path.relpath(path, shared) for path in self._paths]
+        if len(set(self.names)) < len(self.names):
+            raise ValueError("an image file is named twice, expected different files")
+
+    def __len__(self):
+        return len(self._paths)
+
+    def __getitem__(self, index):
+        return decode_image(self._paths[index])
+
+
+def open_images(pattern):
+    """The images that a folder, a file or a glob pattern such as 'faces/*.png' names.
+
+    Raises:
+      FileNotFoundError: nothing fits.
+      ValueError: a folder without images.
+    """
+    path = os.path.expanduser(str(pattern))
+    if os.path.isdir(path):
+        return ImageFolder(path)
+    if os.path.isfile(path):
+        return ImageFiles([path])
+    found = sorted(
+        name for name in glob.glob(path, recursive=True) if name.lower().endswith(EXTENSIONS)
+    )
+    if not found:
+        raise FileNotFoundError(f"there are no images at {pattern}, a folder, file or pattern")
+    return ImageFiles(found)
 
 
 class TfdsImages:

@@ -1,4 +1,8 @@
-"""ArcFace identity features (Deng et al. 2019), as the published identity loss computes them."""
+"""ArcFace identity features (Deng et al. 2019), as the published identity loss computes them.
+
+CurricularFace (Huang et al. 2020), the published identity metric, is the same network on the
+deeper backbone `IRSEConfig.ir_101`.
+"""
 
 import jax.numpy as jnp
 import numpy as np

@@ -33,20 +33,22 @@ class EqualConv(nnx.Module):
 class ResidualBlock(nnx.Module):
     """[B, H, W, I] -> [B, H/2, W/2, O]."""
 
-    def __init__(self, in_channels, out_channels, *, rngs: nnx.Rngs):
+    def __init__(self, in_channels, out_channels, *, clamp, rngs: nnx.Rngs):
         self.conv1 = EqualConv(in_channels, in_channels, 3, rngs=rngs)
         self.conv2 = EqualConv(in_channels, out_channels, 3, down=True, rngs=rngs)
         self.skip = EqualConv(in_channels, out_channels, 1, bias=False, down=True, rngs=rngs)
+        self.clamp = clamp
 
     def __call__(self, x):
-        residual = leaky_relu(self.conv2(leaky_relu(self.conv1(x))))
-        return (residual + self.skip(x)) * math.sqrt(0.5)
+        residual = _clamped(leaky_relu(self.conv1(x)), self.clamp)
+        residual = _clamped(leaky_relu(self.conv2(residual)), self.clamp)
+        return (residual + _clamped(self.skip(x), self.clamp)) * math.sqrt(0.5)
 
 
 class Discriminator(nnx.Module):
     """Images [B, R, R, 3] in [-1, 1] -> logits [B] float32.
 
-    Takes the generator's configuration: its resolution and its channels.
+    Takes the generator's configuration: its resolution, its channels and `conv_clamp`.
     """
 
     def __init__(self, config: GeneratorConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
@@ -56,7 +58,9 @@ class Discriminator(nnx.Module):
         last = config.channels(4)
         self.from_rgb = EqualConv(3, config.channels(config.resolution), 1, rngs=rngs)
         self.blocks = nnx.List(
-            ResidualBlock(config.channels(r), config.channels(r // 2), rngs=rngs)
+            ResidualBlock(
+                config.channels(r), config.channels(r // 2), clamp=config.conv_clamp, rngs=rngs
+            )
             for r in resolutions[:-1]
         )
         self.final_conv = EqualConv(last + 1, last, 3, rngs=rngs)
@@ -64,14 +68,19 @@ class Discriminator(nnx.Module):
         self.logit = EqualLinear(last, 1, rngs=rngs)
 
     def __call__(self, images):
-        x = leaky_relu(self.from_rgb(images.astype(self.dtype)))
+        clamp = self.config.conv_clamp
+        x = _clamped(leaky_relu(self.from_rgb(images.astype(self.dtype))), clamp)
         for block in self.blocks:
             x = block(x)
         x = append_minibatch_stddev(x.astype(jnp.float32))
-        x = leaky_relu(self.final_conv(x))
+        x = _clamped(leaky_relu(self.final_conv(x)), clamp)
         # PyTorch's flatten is channel-major: [B, C, 4, 4] -> [B, C·16].
         x = jnp.moveaxis(x, -1, 1).reshape(x.shape[0], -1)
         return self.logit(leaky_relu(self.final_linear(x)))[:, 0]
+
+
+def _clamped(x, clamp):
+    return x if clamp is None else jnp.clip(x, -clamp, clamp)
 
 
 def append_minibatch_stddev(x, group_size=4):

@@ -1,8 +1,9 @@
 """The encoders: e4e (Tov et al. 2021), pSp (Richardson et al. 2021) and the single-w baseline.
 
 All read an IR-SE backbone. pSp and e4e build a feature pyramid on its last three levels; every
-style has a map-to-style head that shrinks one level to a vector. The outputs are offsets: where
-a model was trained around `latent_avg`, the caller adds it.
+style has a map-to-style head that shrinks one level to a vector. ReStyle's (Alaluf et al. 2021,
+arXiv 2104.02699) have all heads on the last level and read the image with its reconstruction so
+far. The outputs are offsets: where a model was trained around `latent_avg`, the caller adds it.
 """
 
 import dataclasses
@@ -31,7 +32,11 @@ class EncoderConfig:
       image_size: (height, width) of the images it reads.
       backbone: the IR-SE backbone; its last width is the width of the pyramid.
       coarse, middle: styles below `coarse` read the 1/16 level, those below `middle` the 1/8
-        level, the rest the 1/4 level.
+        level, the rest the 1/4 level. Both `num_styles`: no pyramid, as in ReStyle.
+      iterative: it reads an image and its reconstruction, on the channel axis, and its codes are
+        offsets to those of the reconstruction (ReStyle).
+      around_average: its codes are offsets to `latent_avg`, as in every published training but
+        those without `start_from_latent_avg`.
     """
 
     kind: str = "e4e"
@@ -41,14 +46,22 @@ class EncoderConfig:
     backbone: IRSEConfig = IRSEConfig()
     coarse: int = 3
     middle: int = 7
+    iterative: bool = False
+    around_average: bool = True
 
     def __post_init__(self):
         if self.kind not in KINDS:
             raise ValueError(f"kind of encoder is {self.kind!r}; expected one of {KINDS}")
-        if not 0 < self.coarse < self.middle < self.num_styles:
+        pyramid = 0 < self.coarse < self.middle < self.num_styles
+        if not pyramid and not 0 < self.coarse == self.middle == self.num_styles:
             raise ValueError(
                 f"coarse, middle and num_styles are {self.coarse}, {self.middle} and "
-                f"{self.num_styles}; expected 0 < coarse < middle < num_styles"
+                f"{self.num_styles}; expected 0 < coarse < middle < num_styles, or all the same"
+            )
+        if self.iterative and self.backbone.in_channels % 2:
+            raise ValueError(
+                f"an iterative encoder's backbone reads {self.backbone.in_channels} channels; "
+                "expected twice those of an image"
             )
 
     @classmethod
@@ -57,8 +70,14 @@ class EncoderConfig:
         return cls(num_styles=10, style_dim=128, image_size=(64, 64), backbone=IRSEConfig.toy())
 
     @property
+    def has_pyramid(self) -> bool:
+        return self.kind != "single_w" and self.coarse < self.num_styles
+
+    @property
     def style_ranges(self):
         """(first, end) of the styles that read each level, coarse to fine."""
+        if self.coarse == self.num_styles:
+            return ((0, self.num_styles),)
         bounds = (0, self.coarse, self.middle, self.num_styles)
         return tuple(zip(bounds[:-1], bounds[1:], strict=True))
 
@@ -79,8 +98,9 @@ class Encoder(nnx.Module):
         if config.kind == "single_w":
             self.linear = EqualLinear(coarse, config.style_dim, rngs=rngs)
             return
-        self.lateral_middle = Conv(middle, coarse, 1, bias=True, dtype=dtype, rngs=rngs)
-        self.lateral_fine = Conv(fine, coarse, 1, bias=True, dtype=dtype, rngs=rngs)
+        if config.has_pyramid:
+            self.lateral_middle = Conv(middle, coarse, 1, bias=True, dtype=dtype, rngs=rngs)
+            self.lateral_fine = Conv(fine, coarse, 1, bias=True, dtype=dtype, rngs=rngs)
         self.heads = nnx.List(
             _stacked_heads(
                 end - first,
@@ -90,14 +110,15 @@ class Encoder(nnx.Module):
                 dtype=dtype,
                 rngs=rngs,
             )
-            for (first, end), downscale in zip(config.style_ranges, (16, 8, 4), strict=True)
+            for (first, end), downscale in zip(config.style_ranges, (16, 8, 4), strict=False)
         )
 
     def __call__(self, images, stage=None):
         """Encodes images.
 
         Args:
-          images: [B, H, W, 3] in [-1, 1], H and W those of the configuration.
+          images: [B, H, W, 3] in [-1, 1], H and W those of the configuration; [B, H, W, 6] with
+            the reconstructions for an iterative encoder.
           stage: e4e's progressive stage, the number of deltas that are open: a number or a traced
             int32 scalar, so that one compiled program serves every stage; the heads of closed
             deltas are not run. 0 repeats w, None opens all. The other kinds have no deltas and
@@ -119,13 +140,16 @@ class Encoder(nnx.Module):
             w = self.linear(jnp.mean(coarse.astype(jnp.float32), axis=(1, 2)))
             return jnp.repeat(w[:, None], self.config.num_styles, axis=1)
 
-        middle = upsample_bilinear(coarse, middle.shape[1:3]) + self.lateral_middle(middle)
-        fine = upsample_bilinear(middle, fine.shape[1:3]) + self.lateral_fine(fine)
+        levels = [coarse]
+        if self.config.has_pyramid:
+            middle = upsample_bilinear(coarse, middle.shape[1:3]) + self.lateral_middle(middle)
+            fine = upsample_bilinear(middle, fine.shape[1:3]) + self.lateral_fine(fine)
+            levels += [middle, fine]
         last_open = stage if self.config.kind == "e4e" else None
         codes = [
             _run_heads(heads, features, first, last_open)
             for heads, features, (first, _) in zip(
-                self.heads, (coarse, middle, fine), self.config.style_ranges, strict=True
+                self.heads, levels, self.config.style_ranges, strict=True
             )
         ]
         codes = jnp.moveaxis(jnp.concatenate(codes), 0, 1)  # [B, L, D]
@@ -185,9 +209,7 @@ def _run_heads(heads, features, first, last_open):
         if last_open is None:
             return None, run(params, features)
         closed = jnp.zeros((features.shape[0], style_dim))
-        return None, jax.lax.cond(
-            index <= last_open, run, lambda *_: closed, params, features
-        )
+        return None, jax.lax.cond(index <= last_open, run, lambda *_: closed, params, features)
 
     return jax.lax.scan(step, None, (params, first + jnp.arange(num_heads)))[1]
 

@@ -26,18 +26,23 @@ class IRSEConfig:
       widths: channels of the four groups; the stem has those of the first.
       depths: units of the four groups; the first unit of each halves the resolution.
       in_channels: channels of the image.
-      squeeze_reduction: channels over hidden units in squeeze-and-excitation.
+      squeeze_reduction: channels over hidden units in squeeze-and-excitation; None for none (IR).
     """
 
     widths: tuple[int, int, int, int] = (64, 128, 256, 512)
     depths: tuple[int, int, int, int] = (3, 4, 14, 3)
     in_channels: int = 3
-    squeeze_reduction: int = 16
+    squeeze_reduction: int | None = 16
 
     @classmethod
     def ir_se_50(cls):
         """The published network: 50 layers, 512 channels at 1/16 of the resolution."""
         return cls()
+
+    @classmethod
+    def ir_101(cls):
+        """CurricularFace's network: 101 layers, no squeeze-and-excitation."""
+        return cls(depths=(3, 13, 30, 3), squeeze_reduction=None)
 
     @classmethod
     def toy(cls):
@@ -92,7 +97,7 @@ class SqueezeExcite(nnx.Module):
 
 
 class Unit(nnx.Module):
-    """Residual unit of IR-SE: BN, 3x3, PReLU, 3x3 (stride), BN, squeeze-and-excitation.
+    """Residual unit of IR-SE: BN, 3x3, PReLU, 3x3 (stride), BN, squeeze-and-excitation if any.
 
     The shortcut keeps every stride-th pixel where the channels agree, else it is a strided 1x1
     convolution and BN. [B, H, W, I] -> [B, ⌈H/stride⌉, ⌈W/stride⌉, O].
@@ -114,7 +119,10 @@ class Unit(nnx.Module):
         self.prelu = PReLU(out_channels)
         self.conv2 = Conv(out_channels, out_channels, 3, stride=stride, dtype=dtype, rngs=rngs)
         self.norm2 = BatchNorm(out_channels, axis_name=axis_name)
-        self.squeeze_excite = SqueezeExcite(out_channels, squeeze_reduction, rngs=rngs)
+        if squeeze_reduction is None:
+            self.squeeze_excite = None
+        else:
+            self.squeeze_excite = SqueezeExcite(out_channels, squeeze_reduction, rngs=rngs)
         if in_channels == out_channels:
             self.shortcut_conv = self.shortcut_norm = None
         else:
@@ -131,7 +139,7 @@ class Unit(nnx.Module):
             shortcut = self.shortcut_norm(self.shortcut_conv(x))
         x = self.prelu(self.conv1(self.norm1(x)))
         x = self.norm2(self.conv2(x))
-        return shortcut + self.squeeze_excite(x)
+        return shortcut + (x if self.squeeze_excite is None else self.squeeze_excite(x))
 
 
 class IRSEBackbone(nnx.Module):

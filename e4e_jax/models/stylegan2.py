@@ -139,7 +139,8 @@ class SynthesisNetwork(nnx.Module):
 
         Args:
           w_plus: [B, L, w_dim] float32.
-          noise: "constant" (the stored noise images), "random" (from `keys`) or "none".
+          noise: "constant" (the stored noise images), "random" (from `keys`), "none", or a list
+            of one array [B, r, r] for each layer.
           keys: [B] typed PRNG keys, one per example, for random noise.
 
         Returns:
@@ -161,6 +162,8 @@ class SynthesisNetwork(nnx.Module):
 
 def _layer_noise(conv: StyledConv, index, noise, keys):
     """The noise image of one layer: [1, r, r], [B, r, r] or None."""
+    if isinstance(noise, list):
+        return noise[index]
     if noise == "none":
         return None
     if noise == "constant":

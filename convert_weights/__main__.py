@@ -1,0 +1,120 @@
+"""python -m convert_weights SRC [SRC...] DST: published checkpoints -> bundles, and back."""
+
+import argparse
+import os
+import sys
+import time
+
+from convert_weights import export, formats
+from convert_weights.checkpoint import ConvertError
+from convert_weights.read import read, sha256
+from e4e_jax import bundle
+from e4e_jax.editing.files import save_directions
+
+
+def main(arguments=None) -> int:
+    """Runs the command; returns the exit code."""
+    flags = _parser().parse_args(arguments)
+    start = time.monotonic()
+    try:
+        if flags.to == "pytorch":
+            _to_pytorch(flags)
+        else:
+            _to_bundle(flags)
+    except (ValueError, OSError) as error:
+        print(f"convert_weights: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except MemoryError:
+        print("convert_weights: there is not enough memory for this file.", file=sys.stderr)
+        return 1
+    print(f"{flags.destination}: written in {time.monotonic() - start:.1f} s")
+    return 0
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="python -m convert_weights",
+        description="Turns a published checkpoint into a bundle for e4e_jax.load, and back.",
+    )
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        metavar="SRC",
+        help="a .pt, .pth, .pkl or .npy file; several for LPIPS (trunk and linear weights) and "
+        "for directions; a bundle with --to pytorch",
+    )
+    parser.add_argument(
+        "destination",
+        metavar="DST",
+        help="the bundle's folder; a .npz file for directions; a .pt file with --to pytorch",
+    )
+    parser.add_argument(
+        "--format",
+        choices=[*formats.FORMATS, "directions"],
+        help="what SRC is, where it is not found out rightly",
+    )
+    parser.add_argument("--to", choices=["bundle", "pytorch"], default="bundle")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is at DST")
+    return parser
+
+
+def _to_bundle(flags):
+    _check_destination(flags)
+    checkpoints = [read(path) for path in flags.sources]
+    converted = formats.convert(checkpoints, flags.format)
+    print(f"{' and '.join(flags.sources)}: {converted.kind}")
+    _print_lines(converted.found)
+    _print_lines(f"left out: {count} tensors, {why}" for why, count in converted.left_out.items())
+    if converted.kind == "directions":
+        _save_directions(flags.destination, converted.networks)
+        return
+    sources = [{"file": os.path.basename(path), "sha256": sha256(path)} for path in flags.sources]
+    bundle.save_bundle(
+        flags.destination,
+        converted.kind,
+        converted.networks,
+        {"sources": sources} | converted.metadata,
+        arguments=converted.arguments,
+        overwrite=flags.overwrite,
+    )
+
+
+def _to_pytorch(flags):
+    if len(flags.sources) != 1 or flags.format is not None:
+        raise ConvertError("--to pytorch takes one bundle and no --format.")
+    _check_destination(flags)
+    checkpoint, found = export.export(bundle.load_bundle(flags.sources[0]))
+    print(f"{flags.sources[0]}: to PyTorch")
+    _print_lines(found)
+    export.save(checkpoint, flags.destination)
+
+
+def _check_destination(flags):
+    """Before any work; writing checks again."""
+    path = flags.destination
+    if os.path.exists(path) and not flags.overwrite:
+        raise FileExistsError(f"{path} exists already; choose another name or give --overwrite.")
+    if any(os.path.abspath(path) == os.path.abspath(source) for source in flags.sources):
+        raise ConvertError(f"{path} is a source; expected another destination.")
+
+
+def _save_directions(path, directions):
+    if not path.endswith(".npz"):
+        raise ConvertError(f"{path} is to hold directions; expected a name that ends in .npz.")
+    if os.path.isdir(path):
+        raise FileExistsError(f"{path} is a folder; choose another name.")
+    try:
+        save_directions(path, directions)
+    except OSError as error:
+        if os.path.exists(f"{path}.tmp.npz"):
+            os.remove(f"{path}.tmp.npz")
+        raise OSError(f"{path} could not be written: {error.strerror or error}.") from None
+
+
+def _print_lines(lines):
+    for line in lines:
+        print(f"  {line}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""Bundles -> checkpoints that the published PyTorch code loads with `strict=True`."""
+
+import os
+
+import numpy as np
+
+from convert_weights.checkpoint import ConvertError
+from convert_weights.encoder import KINDS, encoder_rows
+from convert_weights.rows import Row, variables
+from convert_weights.stylegan2 import (
+    rosinality_discriminator_rows,
+    rosinality_filters,
+    rosinality_generator_rows,
+)
+from e4e_jax.bundle import Bundle
+
+
+def export(bundle: Bundle) -> tuple[dict, list[str]]:
+    """The checkpoint of an inverter (e4e, pSp) or of a generator (rosinality).
+
+    Returns:
+      A dict for `torch.save`, its tensors NumPy arrays, and lines to print about it.
+
+    Raises:
+      ConvertError: a bundle of another kind.
+    """
+    if bundle.kind not in ("inverter", "generator"):
+        raise ConvertError(
+            f"a bundle of kind {bundle.kind!r} has no layout to go back to; expected an inverter "
+            "or a generator."
+        )
+    generator = bundle.networks["generator"]
+    average = np.array(generator.latent_avg[...])
+    state = _state(generator, rosinality_generator_rows(generator))
+    state |= rosinality_filters(generator)
+    if bundle.kind == "generator":
+        checkpoint, found = {"g_ema": state, "latent_avg": average}, "rosinality's layout"
+        if "discriminator" in bundle.networks:
+            discriminator = bundle.networks["discriminator"]
+            checkpoint["d"] = _state(discriminator, rosinality_discriminator_rows(discriminator))
+            checkpoint["d"] |= rosinality_filters(discriminator)
+        return checkpoint, [found, *_differences(generator.config)]
+
+    encoder = bundle.networks["encoder"]
+    options = _options(encoder.config, generator.config) | bundle.metadata.get("options", {})
+    state = {f"decoder.{name}": array for name, array in state.items()}
+    state |= _state(encoder, encoder_rows(encoder))
+    checkpoint = {
+        "state_dict": state,
+        "latent_avg": np.tile(average, (generator.config.num_styles, 1)),
+        "opts": options,
+    }
+    found = f"the layout of e4e and pSp ({options['encoder_type']})"
+    return checkpoint, [found, *_differences(generator.config)]
+
+
+def save(checkpoint: dict, path) -> None:
+    """Writes a checkpoint with `torch.save`, whole or not at all.
+
+    Raises:
+      ConvertError: PyTorch is not installed.
+      OSError: the disk is full or not writable.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise ConvertError(
+            f"a .pt file can only be written with PyTorch ({error}): "
+            "pip install 'e4e-jax[convert]'."
+        ) from None
+
+    def to_torch(value):
+        if isinstance(value, dict):
+            return {key: to_torch(entry) for key, entry in value.items()}
+        return torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray) else value
+
+    temporary = f"{path}.writing"
+    try:
+        torch.save(to_torch(checkpoint), temporary)
+        os.replace(temporary, path)
+    except RuntimeError as error:  # how PyTorch reports a full disk
+        raise OSError(
+            f"{path} could not be written: {' '.join(str(error).split())[:200]}"
+        ) from None
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def _state(network, rows: list[Row]) -> dict[str, np.ndarray]:
+    ours = variables(network)
+    state = {}
+    for row in rows:
+        state[row.source] = row.to_source(np.asarray(ours[row.path][...]))
+        if row.source.endswith("running_var"):
+            counter = row.source.removesuffix("running_var") + "num_batches_tracked"
+            state[counter] = np.zeros((), np.int64)
+    return state
+
+
+def _options(config, generator):
+    """The options that the published code reads from a checkpoint."""
+    published = {kind: name for name, kind in reversed(KINDS.items())}[config.kind]
+    if config.coarse == config.num_styles:
+        published = "ProgressiveBackboneEncoder" if config.kind == "e4e" else "BackboneEncoder"
+    height, width = config.image_size
+    return {
+        "encoder_type": published,
+        "dataset_type": "ffhq_encode" if height == width else "cars_encode",
+        "stylegan_size": generator.resolution,
+        "output_size": generator.resolution,
+        "n_styles": generator.num_styles,
+        "input_nc": config.backbone.in_channels,
+        "label_nc": 0 if config.backbone.in_channels == 3 else config.backbone.in_channels,
+        "start_from_latent_avg": config.around_average,
+        "learn_in_w": config.kind == "single_w",
+        "device": "cpu",
+    }
+
+
+def _differences(config) -> list[str]:
+    """What the published code does not build from a checkpoint alone."""
+    found = []
+    if config.conv_clamp is not None:
+        found.append(f"left out: the clamp at {config.conv_clamp:g}, which that code does not have")
+    usual = (config.z_dim, config.w_dim, config.mapping_layers, config.channel_max) == (
+        512,
+        512,
+        8,
+        512,
+    )
+    if not usual or config.channel_base not in (16384, 32768):
+        found.append(
+            "this is not configuration F with 8 mapping layers and 512 channels, which that code "
+            "builds unless it is changed"
+        )
+    return found

@@ -1,0 +1,103 @@
+"""The feature networks: ArcFace (and CurricularFace), MoCo, LPIPS and Inception."""
+
+import math
+
+from flax import nnx
+
+from convert_weights.checkpoint import Checkpoint
+from convert_weights.encoder import backbone_rows, read_backbone_config
+from convert_weights.rows import Row, batch_norm, conv, linear, variables
+from e4e_jax.models.arcface import ArcFace
+from e4e_jax.models.inception import Inception
+from e4e_jax.models.irse import IRSEConfig
+from e4e_jax.models.lpips import LPIPS
+from e4e_jax.models.moco import MoCo
+
+
+def arcface_rows(arcface: ArcFace, affine=True) -> list[Row]:
+    """`affine`: the last batch norm has a scale and a bias; CurricularFace's has none."""
+    return [
+        *backbone_rows(arcface.backbone, ""),
+        *batch_norm("output_layer.0", "norm"),
+        *linear("output_layer.3", "linear"),
+        *batch_norm("output_layer.4", "embedding_norm", affine),
+    ]
+
+
+def read_arcface(checkpoint: Checkpoint) -> tuple[ArcFace, dict]:
+    """Plans the network; returns it and its arguments."""
+    config = read_backbone_config(checkpoint, "")
+    embedding_dim, inputs = checkpoint.shape("output_layer.3.weight")
+    side = math.isqrt(inputs // config.widths[-1])
+    checkpoint.require(side > 0, f"output_layer.3.weight of {config.widths[-1]} or more inputs")
+    arguments = {"config": config, "embedding_dim": embedding_dim, "image_size": 16 * side}
+    arcface = nnx.eval_shape(lambda: ArcFace(**arguments, rngs=nnx.Rngs(0)))
+    affine = config != IRSEConfig.ir_101() or checkpoint.has("output_layer.4.weight")
+    constants = {} if affine else {"embedding_norm.scale": 1.0, "embedding_norm.bias": 0.0}
+    checkpoint.fill(arcface, arcface_rows(arcface, affine), constants)
+    return arcface, arguments
+
+
+def moco_rows(moco: MoCo) -> list[Row]:
+    rows = [*conv("conv1", "conv1"), *batch_norm("bn1", "bn1")]
+    for i, layer in enumerate(moco.layers):
+        for j, block in enumerate(layer):
+            published, ours = f"layer{i + 1}.{j}", f"layers.{i}.{j}"
+            for k in (1, 2, 3):
+                rows += conv(f"{published}.conv{k}", f"{ours}.conv{k}")
+                rows += batch_norm(f"{published}.bn{k}", f"{ours}.bn{k}")
+            if block.downsample_conv is not None:
+                rows += conv(f"{published}.downsample.0", f"{ours}.downsample_conv")
+                rows += batch_norm(f"{published}.downsample.1", f"{ours}.downsample_bn")
+    return rows
+
+
+def read_moco(checkpoint: Checkpoint) -> tuple[MoCo, dict]:
+    arguments = {
+        "depths": tuple(checkpoint.count(f"layer{i}.") for i in (1, 2, 3, 4)),
+        "width": checkpoint.shape("conv1.weight", rank=4)[0],
+    }
+    moco = nnx.eval_shape(lambda: MoCo(**arguments, rngs=nnx.Rngs(0)))
+    checkpoint.fill(moco, moco_rows(moco))
+    return moco, arguments
+
+
+def lpips_rows(lpips: LPIPS) -> list[Row]:
+    """The trunk as torchvision has it, the linear weights as PerceptualSimilarity has them."""
+    rows = []
+    for path in variables(lpips):
+        if path.endswith(".kernel"):
+            ours = path.removesuffix(".kernel")
+            rows += conv(ours.replace("trunk", "features", 1), ours, bias=True)
+    for i in range(len(lpips.linears)):
+        rows.append(Row(f"lin{i}.model.1.weight", f"linears.{i}", "1 C 1 1 -> C"))
+    return rows
+
+
+def read_lpips(checkpoint: Checkpoint) -> tuple[LPIPS, dict]:
+    if checkpoint.has("features.3.squeeze."):
+        net = "squeeze"
+    elif checkpoint.has("features.28."):
+        net = "vgg"
+    else:
+        net = "alex"
+    lpips = nnx.eval_shape(lambda: LPIPS(net, rngs=nnx.Rngs(0)))
+    checkpoint.fill(lpips, lpips_rows(lpips))
+    return lpips, {"net": net}
+
+
+def inception_rows(inception: Inception) -> list[Row]:
+    """The published names are ours with a capital: Mixed_5b, Conv2d_1a_3x3."""
+    rows = []
+    for path in variables(inception):
+        if path.endswith(".kernel"):
+            ours = path.removesuffix(".kernel")
+            published = ours[0].upper() + ours[1:]
+            rows += conv(f"{published}.conv", ours) + batch_norm(f"{published}.bn", f"{ours}.norm")
+    return rows
+
+
+def read_inception(checkpoint: Checkpoint) -> tuple[Inception, dict]:
+    inception = nnx.eval_shape(lambda: Inception(rngs=nnx.Rngs(0)))
+    checkpoint.fill(inception, inception_rows(inception))
+    return inception, {}

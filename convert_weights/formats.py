@@ -1,0 +1,254 @@
+"""The published layouts: how each is known by its tensors, and what it becomes."""
+
+import collections
+import dataclasses
+import typing
+from collections.abc import Callable
+
+import jax
+from flax import nnx
+
+from convert_weights import encoder, features, stylegan2
+from convert_weights.checkpoint import Checkpoint, ConvertError
+from convert_weights.directions import is_directions, read_directions
+
+
+@dataclasses.dataclass
+class Converted:
+    """What a source becomes.
+
+    Attributes:
+      kind: of the bundle, or "directions".
+      networks: name -> module; name -> array for directions.
+      arguments: name -> {argument: value}, of networks that do not carry their configuration.
+      found: lines to print: what it is.
+      metadata: further entries for the bundle's JSON.
+      left_out: reason -> number of tensors.
+    """
+
+    kind: str
+    networks: dict[str, typing.Any]
+    arguments: dict[str, dict] = dataclasses.field(default_factory=dict)
+    found: list[str] = dataclasses.field(default_factory=list)
+    metadata: dict[str, typing.Any] = dataclasses.field(default_factory=dict)
+    left_out: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A published layout.
+
+    Attributes:
+      description: in the words of the people who have such a file.
+      matches: whether a checkpoint is one.
+      convert: the checkpoint -> what it becomes; raises ConvertError.
+    """
+
+    description: str
+    matches: Callable[[Checkpoint], bool]
+    convert: Callable[[Checkpoint], Converted]
+
+
+def convert(checkpoints: list[Checkpoint], name: str | None = None) -> Converted:
+    """Converts what one or several files hold.
+
+    Args:
+      checkpoints: one, but for LPIPS (trunk and linear weights) and directions.
+      name: of the format, one of `FORMATS` or "directions"; None to find it out.
+
+    Raises:
+      ConvertError: no format fits, or the tensors are not all of those of the format.
+    """
+    if name == "directions" or (name is None and all(map(is_directions, checkpoints))):
+        for checkpoint in checkpoints:
+            if not is_directions(checkpoint):
+                raise checkpoint.error("it holds no tensor alone, nor mean, comp and std alone")
+        directions = read_directions(checkpoints)
+        shapes = sorted({str(list(d.shape)) for d in directions.values()})
+        found = [f"{len(directions)} editing directions of shape {' and '.join(shapes)}"]
+        return Converted("directions", directions, found=found)
+
+    checkpoint = _merge(checkpoints)
+    if name is None:
+        name = next((n for n, form in FORMATS.items() if form.matches(checkpoint)), None)
+    if name is None:
+        shown = ", ".join(list(checkpoint.tensors)[:3]) or "none"
+        raise checkpoint.error(
+            f"its {len(checkpoint.tensors)} tensors ({shown}, ...) are of no layout that is known: "
+            + "; ".join(form.description for form in FORMATS.values())
+        )
+    try:
+        converted = FORMATS[name].convert(checkpoint)
+    except ConvertError:
+        raise
+    except ValueError as error:  # a configuration that a network refuses
+        raise checkpoint.error(str(error).rstrip(".")) from None
+    converted.left_out = checkpoint.left_out
+    for part, network in converted.networks.items():
+        sizes = [v.size for v in jax.tree.leaves(nnx.state(network))]
+        converted.found.append(f"{part}: {sum(sizes):,} numbers in {len(sizes)} arrays")
+    return converted
+
+
+def _merge(checkpoints):
+    first, *rest = checkpoints
+    for other in rest:
+        twice = set(first.tensors) & set(other.tensors)
+        if twice:
+            raise ConvertError(
+                f"{first.name} and {other.name} both have {min(twice)}; expected files that "
+                "complete each other"
+            )
+        first.tensors |= other.tensors
+        first.values |= other.values
+        first.name += f" and {other.name}"
+    return first
+
+
+def _convert_inverter(checkpoint):
+    for key in ("optimizer", "discriminator_optimizer_state_dict"):
+        checkpoint.leave_out(f"^{key}/", "optimiser state")
+    checkpoint.leave_out("^discriminator_state_dict/", "latent discriminator")
+    options = {
+        key.removeprefix("opts/"): value
+        for key, value in checkpoint.values.items()
+        if key.startswith("opts/")
+    }
+    root = "state_dict/" if checkpoint.has("state_dict/") else ""
+    generator = stylegan2.read_rosinality_generator(checkpoint.under(f"{root}decoder."))
+    average = stylegan2.take_average(checkpoint, generator.config.w_dim)
+    encoders = checkpoint.under(root)
+    network = encoder.read_encoder(encoders, options, generator.config.num_styles, average)
+    encoders.fill(network, encoder.encoder_rows(network))
+    checkpoint.finish()
+    stylegan2.set_average(generator, average)
+
+    config = network.config
+    height, width = config.image_size
+    kept = ("encoder_type", "dataset_type")
+    return Converted(
+        "inverter",
+        {"encoder": network, "generator": generator},
+        found=[
+            f"{'iterative ' * config.iterative}{config.kind} encoder of {height}x{width} images "
+            f"of {config.backbone.in_channels} channels ({options['encoder_type']})",
+            *_describe_generator(generator, average),
+        ],
+        metadata={"options": {key: options[key] for key in kept if key in options}},
+    )
+
+
+def _convert_rosinality(checkpoint):
+    checkpoint.leave_out("^[gd]_optim/", "optimiser state")
+    checkpoint.leave_out("^g/", "training weights of the generator, whose average is g_ema")
+    generator = stylegan2.read_rosinality_generator(checkpoint.under("g_ema/"))
+    average = stylegan2.take_average(checkpoint, generator.config.w_dim)
+    networks = {"generator": generator}
+    if checkpoint.has("d/"):
+        networks["discriminator"] = stylegan2.read_rosinality_discriminator(
+            checkpoint.under("d/"), generator.config
+        )
+    checkpoint.finish()
+    stylegan2.set_average(generator, average)
+    return Converted("generator", networks, found=_describe_generator(generator, average))
+
+
+def _convert_nvidia(checkpoint):
+    checkpoint.leave_out("^G/", "training weights of the generator, whose average is G_ema")
+    checkpoint.leave_out("^augment_pipe/", "augmentation")
+    generator = stylegan2.read_nvidia_generator(checkpoint.under("G_ema/"))
+    networks = {"generator": generator}
+    group = checkpoint.values.get("D/b4.mbstd.group_size", 4)
+    if group != 4:
+        checkpoint.leave_out("^D/", f"discriminator with groups of {group}, ours has groups of 4")
+    if checkpoint.has("D/"):
+        networks["discriminator"] = stylegan2.read_nvidia_discriminator(
+            checkpoint.under("D/"), generator.config
+        )
+    checkpoint.finish()
+    return Converted("generator", networks, found=_describe_generator(generator, True))
+
+
+def _describe_generator(generator, average):
+    config = generator.config
+    lines = [
+        f"StyleGAN2 generator of {config.resolution}x{config.resolution} images, "
+        f"{config.num_styles} styles of {config.w_dim}"
+    ]
+    if config.conv_clamp is not None:
+        lines.append(f"outputs of its layers clamped at {config.conv_clamp:g}")
+    if average is None:
+        lines.append("no latent_avg in the file: computed as the mean of 10,000 mapped z")
+    return lines
+
+
+def _convert_features(name, description, read, prefix="", left_out=()):
+    def convert(checkpoint):
+        for pattern, reason in left_out:
+            checkpoint.leave_out(pattern, reason)
+        network, arguments = read(checkpoint.under(prefix))
+        checkpoint.finish()
+        network.eval()
+        return Converted(name, {name: network}, {name: arguments}, [description])
+
+    return convert
+
+
+# In the order in which they are tried.
+FORMATS = {
+    "inverter": Format(
+        "an e4e, pSp or ReStyle .pt with encoder.* and decoder.*",
+        lambda c: any(c.has(f"{root}encoder.input_layer.") for root in ("", "state_dict/")),
+        _convert_inverter,
+    ),
+    "rosinality": Format(
+        "a StyleGAN2 .pt of rosinality's with g_ema",
+        lambda c: c.has("g_ema/"),
+        _convert_rosinality,
+    ),
+    "nvidia": Format(
+        "a StyleGAN2 .pkl of NVIDIA's PyTorch projects with G_ema",
+        lambda c: c.has("G_ema/"),
+        _convert_nvidia,
+    ),
+    "arcface": Format(
+        "ArcFace IR-SE-50 or CurricularFace IR-101 with input_layer, body and output_layer",
+        lambda c: c.has("output_layer.") and c.has("input_layer."),
+        _convert_features("arcface", "ArcFace identity features", features.read_arcface),
+    ),
+    "moco": Format(
+        "MoCo v2 with module.encoder_q.*",
+        lambda c: c.has("state_dict/module.encoder_q."),
+        _convert_features(
+            "moco",
+            "MoCo v2 features",
+            features.read_moco,
+            "state_dict/module.encoder_q.",
+            [
+                (r"^state_dict/module\.(encoder_k\.|queue)", "key encoder and queue of training"),
+                (r"^state_dict/module\.encoder_q\.fc\.", "projection head"),
+                ("^optimizer/", "optimiser state"),
+            ],
+        ),
+    ),
+    "lpips": Format(
+        "LPIPS as torchvision's AlexNet, VGG16 or SqueezeNet 1.1 together with the linear weights",
+        lambda c: c.has("features.0.") or c.has("lin0."),
+        _convert_features(
+            "lpips",
+            "LPIPS 0.1",
+            features.read_lpips,
+            left_out=[(r"^classifier\.", "classifier")],
+        ),
+    ),
+    "inception": Format(
+        "Inception of the FID, pt_inception-2015-12-05",
+        lambda c: c.has("Mixed_7c."),
+        _convert_features(
+            "inception",
+            "Inception V3 of the FID",
+            features.read_inception,
+            left_out=[(r"^fc\.", "classifier")],
+        ),
+    ),
+}

@@ -1,0 +1,48 @@
+"""python -m e4e_jax COMMAND: what can be done with bundles from the shell."""
+
+import argparse
+import json
+import sys
+
+from e4e_jax import bundle
+from e4e_jax.commands.directions import add_directions
+from e4e_jax.commands.edit import add_edit
+from e4e_jax.commands.invert import add_invert
+
+
+def main(arguments=None) -> int:
+    """Runs a command; returns the exit code, 1 with one sentence for a mistake of the user's."""
+    parser = argparse.ArgumentParser(prog="python -m e4e_jax", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add_command in COMMANDS:
+        add_command(commands)
+    flags = parser.parse_args(arguments)
+    try:
+        flags.run(flags)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"e4e_jax: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def add_info(commands):
+    parser = commands.add_parser("info", help="print what a bundle is: its JSON")
+    parser.add_argument("bundle", help='a folder, or a shipped one such as "toy/generator"')
+    parser.set_defaults(run=lambda flags: info(flags.bundle))
+
+
+def info(name) -> None:
+    """Prints the JSON of a bundle.
+
+    Raises:
+      FileNotFoundError, ValueError: there is no bundle; in one sentence.
+    """
+    print(json.dumps(bundle.read_description(bundle.resolve(name)), indent=2))
+
+
+# Every command is a function that adds its parser to argparse's subparsers and sets `run`.
+COMMANDS = [add_info, add_invert, add_edit, add_directions]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""python -m e4e_jax directions OUT.npz: finds editing directions of a generator."""
+
+import csv
+import os
+
+import jax
+import numpy as np
+from flax import nnx
+
+from e4e_jax import bundle
+from e4e_jax import model as models
+from e4e_jax.editing.files import save_directions
+from e4e_jax.editing.ganspace import ganspace_directions
+from e4e_jax.editing.interfacegan import boundary, condition
+from e4e_jax.editing.sefa import sefa_directions
+from e4e_jax.inversion.folder import load_latents
+from e4e_jax.toy.faces import FACTORS
+from e4e_jax.toy.features import ToyFeatures
+
+_BATCH = 100
+
+
+def add_directions(commands):
+    parser = commands.add_parser("directions", help="find editing directions of a generator")
+    parser.add_argument("out", help="the .npz file to write")
+    parser.add_argument(
+        "--model", default="toy/generator", help="a bundle (default: toy/generator)"
+    )
+    parser.add_argument(
+        "--method", choices=("interfacegan", "ganspace", "sefa"), default="interfacegan",
+        help="from scored codes; from the spread of w; from the generator's weights",
+    )  # fmt: skip
+    parser.add_argument("--count", type=int, default=10, help="how many, of ganspace and sefa")
+    parser.add_argument("--samples", type=int, help="draws of w, of interfacegan and ganspace")
+    parser.add_argument(
+        "--scores", metavar="FILE",
+        help="interfacegan: a .csv of columns name, ATTRIBUTE, ... with a header, or a .npz of "
+        "arrays [N] in the order of --latents",
+    )  # fmt: skip
+    parser.add_argument("--latents", metavar="FILE", help="latents.npz that --scores are about")
+    parser.add_argument(
+        "--network", help="interfacegan without --scores: bundle of features that score samples"
+    )
+    parser.add_argument(
+        "--condition", action="store_true", help="keep the other attributes (interfacegan)"
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(flags):
+    if not flags.out.endswith(".npz"):
+        raise ValueError(f"{flags.out} is to hold directions; expected a name that ends in .npz.")
+    model = models.load(flags.model)
+    if not isinstance(model, models.GeneratorModel):
+        raise ValueError(f"{flags.model} has no generator; expected an inverter or a generator.")
+    found = {"interfacegan": _interfacegan, "ganspace": _ganspace, "sefa": _sefa}[flags.method](
+        flags, model
+    )
+    try:
+        save_directions(flags.out, found)
+    except OSError as error:
+        raise OSError(f"{flags.out} cannot be written: {error.strerror or error}.") from None
+    print(f"{len(found)} directions: {flags.out}")
+
+
+def _sefa(flags, model):
+    size = model.generator.config.w_dim
+    if not 0 < flags.count <= size:
+        raise ValueError(f"--count is {flags.count}; expected 1 to {size}.")
+    found = sefa_directions(model.generator, flags.count)
+    return {f"sefa_{i}": direction for i, direction in enumerate(found)}
+
+
+def _ganspace(flags, model):
+    samples = 1_000_000 if flags.samples is None else flags.samples
+    mean, components, deviations = ganspace_directions(
+        model.generator, flags.count, samples=samples
+    )
+    share = deviations**2 / np.sum(deviations**2)
+    for i, deviation in enumerate(deviations):
+        print(f"ganspace_{i}: standard deviation {deviation:.3g}, {share[i]:.1%} of the variance")
+    return {"ganspace_mean": mean} | {
+        f"ganspace_{i}": component * deviation
+        for i, (component, deviation) in enumerate(zip(components, deviations, strict=True))
+    }
+
+
+def _interfacegan(flags, model):
+    if flags.scores:
+        if not flags.latents:
+            raise ValueError("--scores are about codes; expected --latents=latents.npz with them.")
+        names, codes = load_latents(flags.latents)
+        scores = _read_scores(flags.scores, names)
+        codes = codes.mean(axis=1)  # a plane in W: of every image its mean style
+    elif flags.network:
+        codes, scores = _score_samples(model, flags.network, flags.samples or 20_000)
+    else:
+        raise ValueError("interfacegan needs scores: expected --scores=FILE or --network=BUNDLE.")
+    found = {}
+    for name, values in scores.items():
+        known = np.isfinite(values)
+        try:
+            found[name], accuracy = boundary(codes[known], values[known])
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        print(f"{name}: {accuracy:.1%} of held-out codes on their side of the boundary")
+    if flags.condition and len(found) > 1:
+        found = {
+            name: condition(direction, [other for key, other in found.items() if key != name])
+            for name, direction in found.items()
+        }
+    # A unit is one standard deviation of the codes along the direction, as GANSpace counts.
+    return {name: d * np.std(codes @ d).astype(np.float32) for name, d in found.items()}
+
+
+def _score_samples(model, name, samples):
+    network = bundle.load_network(name)
+    if not isinstance(network, ToyFeatures):
+        raise ValueError(f"{name} gives no scores of attributes; expected toy/features.")
+
+    @nnx.jit
+    def draw(generator, network, key):
+        w = generator.mapping(jax.random.normal(key, (_BATCH, generator.config.z_dim)))
+        return w, network(generator.synthesis(generator.broadcast(w)))
+
+    drawn = [
+        jax.device_get(draw(model.generator, network, jax.random.fold_in(jax.random.key(0), i)))
+        for i in range(-(-samples // _BATCH))
+    ]
+    codes, factors = (np.concatenate(part) for part in zip(*drawn, strict=True))
+    return codes, dict(zip(FACTORS, factors.T, strict=True))
+
+
+def _read_scores(path, names) -> dict[str, np.ndarray]:
+    """Attribute -> scores [N] in the order of names; NaN where a name has none."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"there is no file of scores at {path}.")
+    if path.endswith(".npz"):
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                scores = {key: np.asarray(archive[key], np.float64) for key in archive.files}
+        except (ValueError, OSError, EOFError) as error:
+            raise ValueError(f"{path} is no readable .npz file of scores: {error}.") from None
+        for key, values in scores.items():
+            if values.shape != (len(names),):
+                raise ValueError(
+                    f"{path}: {key} has shape {list(values.shape)}; expected [{len(names)}], one "
+                    "for each of the latents."
+                )
+        return scores
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.reader(file))
+    if len(rows) < 2 or len(rows[0]) < 2:
+        raise ValueError(f"{path} has no scores; expected a header name,ATTRIBUTE,... and rows.")
+    header, *rows = rows
+    known = {}
+    for number, row in enumerate(rows, start=2):
+        try:
+            known[row[0]] = [float(value) if value.strip() else np.nan for value in row[1:]]
+        except (ValueError, IndexError):
+            known[row[0] if row else ""] = []
+        if len(row) != len(header) or not known[row[0]]:
+            raise ValueError(
+                f"{path}, line {number}: expected a name and {len(header) - 1} numbers, "
+                f"found {','.join(row)!r:.80}."
+            )
+    if not set(known) & set(names):
+        raise ValueError(
+            f"{path} and the latents have no name in common, {rows[0][0]!r} and {names[0]!r} for "
+            "instance."
+        )
+    table = np.array([known.get(name, [np.nan] * (len(header) - 1)) for name in names])
+    return dict(zip(header[1:], table.T, strict=True))

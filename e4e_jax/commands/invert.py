@@ -1,0 +1,162 @@
+"""python -m e4e_jax invert IMAGES OUT: images -> codes and their synthesis."""
+
+import functools
+import sys
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from e4e_jax import bundle
+from e4e_jax import model as models
+from e4e_jax.data.images import ImageError
+from e4e_jax.data.sources import open_images
+from e4e_jax.inversion.align import AlignedFaces, is_aligned
+from e4e_jax.inversion.folder import Inverted, invert_folder
+from e4e_jax.inversion.invert import synthesize_like
+from e4e_jax.inversion.refine import optimize_w, optimize_w_plus, tune_generator
+from e4e_jax.metrics.cache import hash_files
+from e4e_jax.training.hooks import ProgressBar
+
+_CHECKED_FOR_ALIGNMENT = 8  # images, the first ones
+
+
+def add_invert(commands):
+    parser = commands.add_parser("invert", help="invert images with an encoder")
+    parser.add_argument("images", help="a folder, a file, or a pattern such as 'faces/*.png'")
+    parser.add_argument("out", help="folder for images, latents.npz and a grid")
+    parser.add_argument("--model", default="toy", help="a bundle with an encoder (default: toy)")
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument(
+        "--align", action="store_true", help="find the face in each image and crop it as FFHQ's"
+    )
+    parser.add_argument("--iterations", type=int, help="of an iterative encoder (ReStyle)")
+    parser.add_argument(
+        "--refine",
+        type=int,
+        default=0,
+        metavar="N",
+        help="steps of optimisation behind the encoder",
+    )
+    parser.add_argument(
+        "--method", choices=tuple(_METHODS), default="w_plus",
+        help="what --refine optimises: all styles, one w and the noise, or the generator",
+    )  # fmt: skip
+    parser.add_argument(
+        "--perceptual", help="bundle of LPIPS or toy/features for --refine; L2 alone without"
+    )
+    parser.add_argument("--max_bad_images", type=int, default=100)
+    parser.set_defaults(run=_run)
+
+
+def _run(flags):
+    for name in ("batch_size", "refine", "max_bad_images"):
+        lowest = 1 if name == "batch_size" else 0
+        if getattr(flags, name) < lowest:
+            raise ValueError(f"--{name} is {getattr(flags, name)}; expected at least {lowest}.")
+    source = open_images(flags.images)
+    model = models.load(flags.model)
+    if not isinstance(model, models.Inverter):
+        raise ValueError(f"{flags.model} has no encoder; expected a bundle of kind inverter.")
+    if flags.align:
+        source = AlignedFaces(source, max(model.image_size))
+    elif _reads_faces(flags.model):
+        _warn_if_unaligned(source)
+    perceptual = bundle.load_network(flags.perceptual) if flags.perceptual else None
+    refine = None
+    if flags.refine:
+        refine = functools.partial(_METHODS[flags.method], model, perceptual, steps=flags.refine)
+    count, bad = invert_folder(
+        functools.partial(_invert, model, flags.iterations, refine),
+        source,
+        flags.out,
+        image_size=model.image_size,
+        batch_size=flags.batch_size,
+        settings={
+            "model": hash_files(bundle.resolve(flags.model)),
+            "align": flags.align,
+            "iterations": flags.iterations or model.iterations,
+            "refine": flags.refine,
+            "method": flags.method if flags.refine else "encoder",
+            "perceptual": flags.perceptual if flags.refine else None,
+        },
+        max_bad_images=flags.max_bad_images,
+        progress=ProgressBar,
+    )
+    for reason in bad.values():
+        print(f"left out: {reason}")
+    for name, note in (source.notes if flags.align else {}).items():
+        print(f"{name}: {note}")
+    there = len(source) - count - len(bad)
+    print(f"{count} images inverted" + (f", {there} were there already" if there else ""))
+    print(f"codes: {flags.out}/latents.npz\npicture (input | inversion): {flags.out}/grid.png")
+
+
+def _reads_faces(name) -> bool:
+    """Whether the encoder was trained on aligned faces, as its published options say."""
+    options = bundle.read_description(bundle.resolve(name))["metadata"].get("options", {})
+    return str(options.get("dataset_type", "")).startswith("ffhq")
+
+
+def _warn_if_unaligned(source):
+    """Faces that are not where FFHQ has them are the most common reason of bad inversions."""
+    checked = range(min(len(source), _CHECKED_FOR_ALIGNMENT))
+    try:
+        unaligned = [source.names[i] for i in checked if not is_aligned(source[i])]
+    except (ImportError, ImageError):  # nothing to check with; a damaged file is reported later
+        return
+    if unaligned:
+        print(
+            f"e4e_jax: {', '.join(unaligned)} show no face where this encoder expects it, and will "
+            "invert badly; --align crops faces as it was trained on them.",
+            file=sys.stderr,
+        )
+
+
+def _invert(model, iterations, refine, images) -> Inverted:
+    codes = model.encode(images, iterations)
+    return refine(images, codes) if refine else Inverted(codes, _draw(model, codes))
+
+
+def _refine_w_plus(model, perceptual, images, codes, *, steps):
+    codes, _ = optimize_w_plus(model.generator, perceptual, images, codes, steps=steps)
+    return Inverted(codes, _draw(model, codes))
+
+
+def _refine_w(model, perceptual, images, codes, *, steps):
+    key = jax.random.key(0)
+    codes, noises, _ = optimize_w(model.generator, perceptual, images, codes, key, steps=steps)
+    return Inverted(codes, _draw(model, codes, noises), noises=noises)
+
+
+def _tune(model, perceptual, images, codes, *, steps):
+    """Every image has a generator of its own."""
+    drawn, writers = [], []
+    for i in range(len(images)):
+        one = slice(i, i + 1)
+        tuned, _ = tune_generator(model.generator, perceptual, images[one], codes[one], steps=steps)
+        drawn.append(_synthesize(tuned, codes[one], None, size=_size(model)))
+        writers.append(
+            lambda path, tuned=tuned: bundle.save_bundle(
+                path, "generator", {"generator": tuned}, overwrite=True
+            )
+        )
+    return Inverted(codes, jnp.concatenate(drawn), generators=writers)
+
+
+_METHODS = {"w_plus": _refine_w_plus, "w": _refine_w, "pti": _tune}
+
+
+def _draw(model, codes, noises=None):
+    return _synthesize(model.generator, codes, noises, size=_size(model))
+
+
+@functools.partial(nnx.jit, static_argnames=("size",))
+def _synthesize(generator, codes, noises, *, size):
+    return synthesize_like(generator, codes, size, noise="constant" if noises is None else noises)
+
+
+def _size(model):
+    """(height, width) at the generator's resolution, of the shape that the encoder reads."""
+    height, width = model.image_size
+    return model.resolution * height // width, model.resolution

@@ -1,0 +1,91 @@
+"""Edits as people write them: a direction, the layers it moves, and one or more strengths."""
+
+import dataclasses
+import re
+
+import numpy as np
+
+from e4e_jax.editing.sefa import sefa_directions
+from e4e_jax.models.stylegan2 import Generator
+
+_WRITTEN = re.compile(r"(?P<name>[^=@]+)(@(?P<first>\d+)-(?P<last>\d+))?=(?P<values>.+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Edit:
+    """Codes move by strength · direction.
+
+    Attributes:
+      label: what the edit is called, as it was written but for the strengths.
+      direction: [D], the same in all layers, or [L, D].
+      strengths: one or more, in units of the direction.
+    """
+
+    label: str
+    direction: np.ndarray
+    strengths: tuple[float, ...]
+
+
+def parse_edit(text: str, directions: dict[str, np.ndarray], generator: Generator) -> Edit:
+    """Reads NAME=STRENGTHS or NAME@FIRST-LAST=STRENGTHS.
+
+    "smile=1" is one strength, "smile=-1,0,1" a list, "smile=-1:1:5" five strengths from -1 to 1,
+    "smile@4-7=1" moves layers 4 to 7 alone. NAME is one of `directions`, or sefa_0, sefa_1, ...
+    for the strongest directions of the generator's own weights.
+
+    Raises:
+      ValueError: no such direction, one of another generator, layers that it does not have, or
+        another form; in one sentence.
+    """
+    match = _WRITTEN.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(
+            f"the edit {text!r} is not understood; expected NAME=STRENGTHS such as smile=1, "
+            "smile=-1:1:5 or smile@4-7=1."
+        )
+    name, first, last = match["name"], match["first"], match["last"]
+    layers, size = generator.config.num_styles, generator.config.w_dim
+    direction = _direction(name, directions, generator)
+    if direction.shape not in ((size,), (layers, size)):
+        raise ValueError(
+            f"the direction {name} has shape {list(direction.shape)}; expected [{size}] or "
+            f"[{layers}, {size}], which is what this generator's codes take."
+        )
+    if first is None:
+        return Edit(name, direction, _strengths(text, match["values"]))
+    first, last = int(first), int(last)
+    if not first <= last < layers:
+        raise ValueError(
+            f"the edit {text!r} names layers {first} to {last}; expected layers in order, "
+            f"0 to {layers - 1}."
+        )
+    chosen = np.zeros((layers, size), np.float32)
+    chosen[first : last + 1] = np.broadcast_to(direction, (layers, size))[first : last + 1]
+    return Edit(f"{name}@{first}-{last}", chosen, _strengths(text, match["values"]))
+
+
+def _direction(name, directions, generator):
+    if name in directions:
+        return directions[name]
+    number = re.fullmatch(r"sefa_(\d+)", name)
+    if number and int(number[1]) < generator.config.w_dim:
+        return sefa_directions(generator, int(number[1]) + 1)[-1]
+    known = ", ".join([*directions, f"sefa_0 to sefa_{generator.config.w_dim - 1}"])
+    raise ValueError(f"there is no direction {name}; expected one of {known}.")
+
+
+def _strengths(text, values):
+    try:
+        if ":" in values:
+            start, stop, count = values.split(":")
+            numbers = np.linspace(float(start), float(stop), int(count))
+        else:
+            numbers = np.array([float(value) for value in values.split(",")])
+        if numbers.size == 0 or not np.isfinite(numbers).all():
+            raise ValueError
+    except ValueError:
+        raise ValueError(
+            f"the strengths of the edit {text!r} are not understood; expected a number, a list "
+            "such as -1,0,1, or START:STOP:COUNT."
+        ) from None
+    return tuple(float(number) for number in numbers)

@@ -1,0 +1,246 @@
+"""Inverts the images of a folder: files in, files out, and going on after a stop.
+
+The output folder holds an image per input, `latents.npz` with all names and codes, a grid, and
+`inversion.json`, which says how they were made. While the work goes on, finished codes lie in
+parts beside it; they are merged at the end.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import json
+import os
+import pathlib
+import zipfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from e4e_jax.data.images import decode_image, image_grid, resize_image, save_png, to_uint8
+from e4e_jax.data.pipeline import make_pipeline
+from e4e_jax.data.sources import Subset
+
+_SETTINGS, _LATENTS, _GRID, _PARTS = "inversion.json", "latents.npz", "grid.png", ".parts"
+_GRID_ROWS, _GRID_PAIRS = 8, 2  # input | inversion, twice in a row
+_WRITERS = 4  # threads that compress PNG files beside the device's work
+
+
+@dataclasses.dataclass(frozen=True)
+class Inverted:
+    """What one batch gives.
+
+    Attributes:
+      codes: w_plus [B, L, D].
+      images: [B, R, R, 3] in [-1, 1].
+      noises: optimised noise images, a list of [B, r, r]; None where they stay the generator's.
+      generators: a bundle writer per image, `write(path)`, where the generator was tuned; or None.
+    """
+
+    codes: jax.Array
+    images: jax.Array
+    noises: list[jax.Array] | None = None
+    generators: list[Callable[[str], None]] | None = None
+
+
+def invert_folder(
+    invert: Callable[[jax.Array], Inverted],
+    source,
+    out,
+    *,
+    image_size: tuple[int, int],
+    batch_size: int,
+    settings: dict[str, Any],
+    max_bad_images: int = 100,
+    progress: Callable = None,
+) -> tuple[int, dict[str, str]]:
+    """Inverts every image of a source that `out` does not hold yet.
+
+    Several hosts share the work by file; `out` must then be on a file system that all see.
+
+    Args:
+      invert: images [B, H, W, 3] in [-1, 1], of one shape and spread over the local devices.
+      source: images with `names`, see `data.sources`.
+      out: folder to fill, made if missing.
+      image_size: (height, width) that `invert` takes.
+      batch_size: images at a time on this host; rounded up to a multiple of its devices.
+      settings: what the inversions depend on. `out` must have been made with the same.
+      max_bad_images: images that may turn out not to be decodable.
+      progress: (total_steps, batch_size) -> progress bar, such as `hooks.ProgressBar`.
+
+    Returns:
+      How many images were inverted now, and name -> reason of those that could not be decoded.
+
+    Raises:
+      ValueError: `out` holds inversions made with other settings; in one sentence.
+      ImageError: too many images could not be decoded, or the disk takes no more.
+    """
+    out = pathlib.Path(out)
+    _check_settings(out, settings)
+    files = output_names(source.names)
+    done = set(_finished(out))
+    todo = [i for i, name in enumerate(source.names) if name not in done]
+    todo = todo[jax.process_index() :: jax.process_count()]
+    mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("data",))
+    sharding = jax.NamedSharding(mesh, jax.P("data"))
+    batch_size = -(-min(batch_size, max(len(todo), 1)) // mesh.size) * mesh.size
+    bad = {}
+    if todo:
+        batches = make_pipeline(
+            Subset(source, todo),
+            batch_size=batch_size,
+            image_size=image_size,
+            seed=0,
+            shuffle=False,
+            repeat=False,
+            max_bad_images=max_bad_images,
+        )
+        bar = progress(batches.num_batches, batch_size) if progress else None
+        with concurrent.futures.ThreadPoolExecutor(_WRITERS) as writers:
+            for step, batch in enumerate(batches, start=1):
+                images = jnp.asarray(batch["image"], jnp.float32) / 127.5 - 1
+                found = invert(jax.device_put(images, sharding))
+                rows = np.flatnonzero(batch["mask"])
+                indices = [todo[(step - 1) * batch_size + row] for row in rows]
+                _write_batch(out, found, rows, [source.names[i] for i in indices],
+                             [files[i] for i in indices], writers)  # fmt: skip
+                if bar:
+                    bar.update(step, {})
+        bad = dict(batches.bad_images)
+        batches.close()
+        if bar:
+            bar.close()
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices("inverted")
+    if jax.process_index() == 0:
+        _merge(out)
+        _write_grid(out, source, files, bad, image_size)
+    return len(todo) - len(bad), bad
+
+
+def output_names(names: Sequence[str]) -> list[str]:
+    """PNG names after the inputs'; the extension stays where two inputs differ in nothing else."""
+    stems = [os.path.splitext(name)[0] for name in names]
+    inputs = collections.Counter(stems)
+    return [
+        f"{stem if inputs[stem] == 1 else name}.png"
+        for name, stem in zip(names, stems, strict=True)
+    ]
+
+
+def load_latents(path) -> tuple[list[str], np.ndarray]:
+    """Names and codes w_plus [N, L, D] of a `latents.npz`.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is damaged, or holds something else; in one sentence.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            names, codes = archive["names"], archive["codes"]
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no file of latents at {path}.") from None
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is no readable .npz file of latents: {error}.") from None
+    if codes.ndim != 3 or names.shape != codes.shape[:1] or codes.dtype.kind != "f":
+        raise ValueError(
+            f"{path} holds names {list(names.shape)} and codes {codes.dtype} {list(codes.shape)}; "
+            "expected [N] and floats [N, L, D]."
+        )
+    return [str(name) for name in names], codes
+
+
+def save_latents(path, names, codes) -> None:
+    """Writes a `latents.npz`, whole or not at all.
+
+    Raises:
+      OSError: the disk takes no more.
+    """
+    path = pathlib.Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.npz")
+    try:
+        np.savez(temporary, names=np.asarray(names, str), codes=np.asarray(codes, np.float32))
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def _check_settings(out, settings):
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / _SETTINGS
+    settings = json.loads(json.dumps(settings))
+    if path.exists():
+        try:
+            found = json.loads(path.read_text())
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            found = {}
+        changed = [key for key in {*found, *settings} if found.get(key) != settings.get(key)]
+        if changed:
+            key = min(changed)
+            raise ValueError(
+                f"{out} holds inversions made with {key} {found.get(key)!r}, now it is "
+                f"{settings.get(key)!r}; choose another folder."
+            )
+    elif jax.process_index() == 0:
+        path.write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def _parts(out):
+    return sorted((out / _PARTS).glob("*.npz"))
+
+
+def _finished(out):
+    """Names whose image and codes are there."""
+    for path in [out / _LATENTS, *_parts(out)]:
+        if path.exists():
+            yield from load_latents(path)[0]
+
+
+def _write_batch(out, found, rows, names, files, writers):
+    """Images first: a name in a part means that everything of it is there."""
+    images = to_uint8(found.images)
+    for file in files:
+        (out / file).parent.mkdir(parents=True, exist_ok=True)
+    list(writers.map(save_png, [out / file for file in files], [images[row] for row in rows]))
+    if found.noises is not None:
+        for row, file in zip(rows, files, strict=True):
+            noises = {f"noise_{i}": np.asarray(n[row]) for i, n in enumerate(found.noises)}
+            np.savez(out / f"{os.path.splitext(file)[0]}.noise.npz", **noises)
+    if found.generators is not None:
+        for row, file in zip(rows, files, strict=True):
+            found.generators[row](str(out / f"{os.path.splitext(file)[0]}.generator"))
+    (out / _PARTS).mkdir(exist_ok=True)
+    if names:
+        part = out / _PARTS / f"{jax.process_index():04d}-{len(_parts(out)):08d}.npz"
+        save_latents(part, names, np.asarray(found.codes)[rows])
+
+
+def _merge(out):
+    """All parts and what was there before become one file, sorted by name."""
+    parts = _parts(out)
+    if not parts:
+        return
+    before = [out / _LATENTS] if (out / _LATENTS).exists() else []
+    names, codes = zip(*(load_latents(path) for path in before + parts), strict=True)
+    names, codes = np.concatenate(names), np.concatenate(codes)
+    # A name is there twice where a merge was stopped before its parts were removed.
+    names, first = np.unique(names, return_index=True)
+    save_latents(out / _LATENTS, names, codes[first])
+    for part in parts:
+        part.unlink()
+    (out / _PARTS).rmdir()
+
+
+def _write_grid(out, source, files, bad, image_size):
+    cells = []
+    for i, name in enumerate(source.names):
+        if name not in bad and len(cells) < 2 * _GRID_ROWS * _GRID_PAIRS:
+            cells.append(resize_image(source[i], image_size))
+            cells.append(resize_image(decode_image(out / files[i]), image_size))
+    if cells:
+        save_png(out / _GRID, image_grid(np.stack(cells), 2 * _GRID_PAIRS))

@@ -1,0 +1,109 @@
+"""A folder of results that need not be computed twice, each under a hash of what it depends on."""
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import zipfile
+
+import jax
+import numpy as np
+
+import e4e_jax
+
+
+class Cache:
+    """Named arrays by key; a key is anything that JSON can hold.
+
+    Every key is joined by the package's source, JAX's version and the kind of device, so that no
+    other code's or machine's numbers come back. A damaged file counts as none. Of several hosts
+    the first one reads and writes.
+
+    Args:
+      folder: where; made when first written to. None keeps nothing.
+    """
+
+    def __init__(self, folder):
+        self._folder = None if folder is None else pathlib.Path(folder)
+
+    def get(self, key) -> dict[str, np.ndarray] | None:
+        """What `put` was given under this key; None if there is nothing."""
+        if self._folder is None or jax.process_index() != 0:
+            return None
+        text = _complete(key)
+        try:
+            with np.load(self._path(text), allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+            return None
+        return arrays if str(arrays.pop("key", "")) == text else None
+
+    def put(self, key, arrays: dict[str, np.ndarray]) -> None:
+        """Keeps arrays, whole or not at all; a disk that takes none is only warned of."""
+        if self._folder is None or jax.process_index() != 0:
+            return
+        text = _complete(key)
+        path = self._path(text)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.npz")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            np.savez(temporary, key=np.array(text), **arrays)
+            temporary.replace(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            logging.warning("%s was not written: %s.", path, error.strerror or error)
+
+    def _path(self, text) -> pathlib.Path:
+        return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()}.npz"
+
+
+def default_folder() -> str:
+    """$XDG_CACHE_HOME/e4e_jax, or ~/.cache/e4e_jax."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
+    return os.path.join(os.path.expanduser(base), "e4e_jax")
+
+
+def identify_images(source):
+    """What a source's images depend on, for a key; None where that cannot be told.
+
+    Of a folder these are its path and every image's name, size and times of change, that of its
+    inode included, which `touch` and `cp -p` cannot set. A source that is a frozen dataclass, such
+    as the toy faces, is its own description.
+    """
+    if hasattr(source, "path") and hasattr(source, "names"):
+        listing = hashlib.sha256()
+        for name in source.names:
+            status = os.stat(os.path.join(source.path, name))
+            entry = (name, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+            listing.update(json.dumps(entry).encode())
+        return {"folder": os.path.realpath(source.path), "listing": listing.hexdigest()}
+    parameters = getattr(type(source), "__dataclass_params__", None)
+    return repr(source) if parameters is not None and parameters.frozen else None
+
+
+def hash_files(folder) -> str:
+    """SHA-256 of the names and contents of all files in a folder, such as a bundle's."""
+    total = hashlib.sha256()
+    for path in sorted(pathlib.Path(folder).rglob("*")):
+        if path.is_file():
+            with open(path, "rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            total.update(json.dumps([path.relative_to(folder).as_posix(), content]).encode())
+    return total.hexdigest()
+
+
+def _complete(key) -> str:
+    return json.dumps([key, _surroundings()], sort_keys=True)
+
+
+@functools.cache
+def _surroundings():
+    package = pathlib.Path(e4e_jax.__file__).parent
+    source = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        source.update(path.read_bytes())
+    return [source.hexdigest(), jax.__version__, jax.local_devices()[0].device_kind]

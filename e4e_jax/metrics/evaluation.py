@@ -1,0 +1,247 @@
+"""Metrics over sets of images: every image goes once through the networks, on all devices.
+
+A `Pass` is a way through some images; a `Column` is what is computed of each and kept of all; a
+metric (see `table`) turns columns into figures. Columns that the cache knows are not computed.
+"""
+
+import dataclasses
+import io
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, PartitionSpec
+
+from e4e_jax.metrics.cache import Cache
+from e4e_jax.metrics.fid import FeatureStatistics
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """A way through images, batch by batch.
+
+    Attributes:
+      count: how many images.
+      batch_size: images of a global batch, a multiple of the number of devices of all hosts.
+      batches: () -> this host's part of every batch: (numbers of the images [b], mask [b], False
+        for padding, arrays {name: [b, ...]}).
+      images: (networks, arrays and "index" [b]) -> what columns read, a dict; traceable.
+      identities: what the pass offers, as {role: key}: the roles that columns can ask for, and
+        what each depends on; a key of None is not cached.
+      image_size: (height, width) of the images that are compared.
+      names: of the images, in order.
+    """
+
+    count: int
+    batch_size: int
+    batches: Callable[[], Iterator]
+    images: Callable[[Mapping, dict], dict]
+    identities: dict[str, Any]
+    image_size: tuple[int, int]
+    names: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """What is computed of each image and kept of a set.
+
+    Attributes:
+      role: which pass can compute it, see `Pass.identities`.
+      compute: (networks, what `Pass.images` made) -> [b, ...]; traceable.
+      keep: `Rows` or `Moments`.
+      key: what the result depends on beside the images, JSON; None if it is not to be cached.
+      limit: only the first images of the pass; None for all.
+    """
+
+    role: str
+    compute: Callable[[Mapping, dict], jax.Array]
+    keep: type
+    key: Any
+    limit: int | None = None
+
+
+class Rows:
+    """All rows of a column [N, ...], in the order of the images."""
+
+    def __init__(self):
+        self._index, self._rows = [], []
+
+    def update(self, index, rows):
+        self._index.append(np.asarray(index))
+        self._rows.append(np.asarray(rows))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {"index": np.concatenate(self._index), "rows": np.concatenate(self._rows)}
+
+    @staticmethod
+    def merged(parts: list[dict]) -> np.ndarray:
+        """From the `arrays` of all hosts."""
+        index, rows = (np.concatenate([part[n] for part in parts]) for n in ("index", "rows"))
+        return rows if np.all(np.diff(index) > 0) else rows[np.argsort(index)]
+
+
+class Moments:
+    """Sums of a column of features [N, D], in float64."""
+
+    def __init__(self):
+        self._statistics = None
+
+    def update(self, index, rows):
+        del index
+        if self._statistics is None:
+            self._statistics = FeatureStatistics(rows.shape[1])
+        self._statistics.update(rows)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {n: np.asarray(v) for n, v in vars(self._statistics).items()}
+
+    @staticmethod
+    def merged(parts: list[dict]) -> FeatureStatistics:
+        """From the `arrays` of all hosts."""
+        total = FeatureStatistics(parts[0]["sum"].size)
+        for part in parts:
+            total.count += int(part["count"])
+            total.sum += part["sum"]
+            total.outer_sum += part["outer_sum"]
+        return total
+
+
+def compute_columns(
+    columns: dict[str, Column], passes: list[Pass], networks, *, cache: Cache, progress
+) -> dict[str, Any]:
+    """Computes columns, each in the first pass that offers its role, or takes them from the cache.
+
+    Args:
+      columns: by name.
+      passes: the ways through the images.
+      networks: name -> module in evaluation mode, or None.
+      cache: of finished columns.
+      progress: (number of batches to come, their size) -> a progress bar: a context manager with
+        a method `update(batches done)`, such as `training.hooks.ProgressBar`.
+
+    Returns:
+      name -> what the column keeps: an array [N, ...] of `Rows`, statistics of `Moments`. On
+      several hosts the same on each, but for what came from the cache, which the first one has.
+
+    Raises:
+      ValueError: a role that no pass offers, or a pass with fewer images than a column's limit.
+    """
+    place = {name: find_pass(name, column, passes) for name, column in columns.items()}
+    keys = {name: _key(column, place[name]) for name, column in columns.items()}
+    kept = {}
+    for name, column in columns.items():
+        found = None if keys[name] is None else cache.get(keys[name])
+        if _same_on_all_hosts(found is not None):
+            kept[name] = None if found is None else column.keep.merged([found])
+
+    missing = [
+        (current, {n: c for n, c in columns.items() if n not in kept and place[n] is current})
+        for current in passes
+    ]
+    missing = [(current, wanted) for current, wanted in missing if wanted]
+    batches = [_num_batches(current, wanted) for current, wanted in missing]
+    if not missing:
+        return kept
+    done = 0
+    with progress(sum(batches), missing[0][0].batch_size) as bar:
+        for (current, wanted), count in zip(missing, batches, strict=True):
+            computed = _run(current, count, wanted, networks, lambda n, d=done: bar.update(d + n))
+            done += count
+            for name, parts in computed.items():
+                kept[name] = wanted[name].keep.merged(parts)
+                if keys[name] is not None:
+                    cache.put(keys[name], _joined(wanted[name].keep, parts, kept[name]))
+    return kept
+
+
+def _run(current: Pass, num_batches, columns, networks, progress) -> dict[str, list[dict]]:
+    """One way through the images -> for each column the `arrays` of all hosts."""
+    graph, state = nnx.split(nnx.Dict(**{n: m for n, m in networks.items() if m is not None}))
+    mesh = Mesh(np.array(jax.local_devices()), ("data",))
+
+    def per_device(state, arrays):
+        merged = nnx.merge(graph, state)
+        images = current.images(merged, arrays)
+        return {name: column.compute(merged, images) for name, column in columns.items()}
+
+    rows = PartitionSpec("data")
+    step = jax.jit(
+        jax.shard_map(
+            per_device,
+            mesh=mesh,
+            in_specs=(PartitionSpec(), rows),
+            out_specs=rows,
+            check_vma=False,  # no collectives: every device sees to its own images
+        )
+    )
+    state = jax.device_put(state, jax.sharding.NamedSharding(mesh, PartitionSpec()))
+    kept = {name: column.keep() for name, column in columns.items()}
+    batches = itertools.islice(current.batches(), num_batches)
+    for number, (index, mask, arrays) in enumerate(batches, 1):
+        outputs = jax.device_get(step(state, arrays | {"index": index.astype(np.int32)}))
+        for name, column in columns.items():
+            counted = mask if column.limit is None else mask & (index < column.limit)
+            kept[name].update(index[counted], outputs[name][counted])
+        progress(number)
+    return {name: _from_all_hosts(keep.arrays()) for name, keep in kept.items()}
+
+
+def find_pass(name: str, column: Column, passes: list[Pass]) -> Pass:
+    """The first pass that offers the column's role; ValueError, naming the metric, for none."""
+    for current in passes:
+        if column.role in current.identities:
+            if column.limit is not None and column.limit > current.count:
+                raise ValueError(
+                    f"{name} asks for {column.limit} images; there are {current.count}."
+                )
+            return current
+    offered = sorted({role for current in passes for role in current.identities})
+    raise ValueError(f"{name} needs {column.role}; the images at hand give {', '.join(offered)}.")
+
+
+def _key(column: Column, current: Pass):
+    identity = current.identities[column.role]
+    return None if None in (identity, column.key) else [identity, column.key, column.limit]
+
+
+def _num_batches(current: Pass, columns) -> int:
+    limits = [current.count if c.limit is None else c.limit for c in columns.values()]
+    return -(-max(limits) // current.batch_size)
+
+
+def _joined(keep, parts, merged):
+    """The `arrays` of one host that had seen everything."""
+    if len(parts) == 1:
+        return parts[0]
+    if keep is Rows:
+        return {"index": np.arange(len(merged)), "rows": merged}
+    return {name: np.asarray(value) for name, value in vars(merged).items()}
+
+
+def _same_on_all_hosts(flag: bool) -> bool:
+    """The first host's answer."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.broadcast_one_to_all(np.array(flag)))
+
+
+def _from_all_hosts(arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """The arrays of every host, bit for bit: JAX's own gathering would round float64."""
+    if jax.process_count() == 1:
+        return [arrays]
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    data = np.frombuffer(buffer.getvalue(), np.uint8)
+    sizes = np.asarray(multihost_utils.process_allgather(np.array(len(data))))
+    padded = np.zeros(sizes.max(), np.uint8)
+    padded[: len(data)] = data
+    gathered = np.asarray(multihost_utils.process_allgather(padded))
+    parts = []
+    for row, size in zip(gathered, sizes, strict=True):
+        with np.load(io.BytesIO(row[:size].tobytes())) as archive:
+            parts.append({name: archive[name] for name in archive.files})
+    return parts

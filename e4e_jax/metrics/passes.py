@@ -1,0 +1,272 @@
+"""The ways through images that there are: inversions, samples, a folder, pairs of two folders.
+
+Synthesised images are clipped to [-1, 1], as a file or a screen does it, but not rounded to 8 bits:
+rounding would turn the last bit of a float, which depends on the batch size and the device, into
+whole levels. A model and the files that it writes therefore differ by the noise of that rounding.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from e4e_jax.data.images import ImageError
+from e4e_jax.data.pipeline import make_pipeline
+from e4e_jax.data.sources import Subset
+from e4e_jax.inversion.invert import synthesize_like
+from e4e_jax.metrics.cache import identify_images
+from e4e_jax.metrics.evaluation import Pass
+
+_LISTED = 10  # names in an error message
+
+
+def inversion_functions(model) -> tuple[Callable, Callable]:
+    """An inverter's `encode`, and its synthesis at the encoder's size, as `inversion_pass` takes
+    them: functions of the networks "encoder" and "generator", traceable.
+
+    Raises:
+      ValueError: the encoder reads something else than images.
+    """
+    config = model.encoder.config
+    channels = config.backbone.in_channels // (2 if config.iterative else 1)
+    if channels != 3:
+        raise ValueError(f"the encoder reads images of {channels} channels; expected 3.")
+
+    def encode(networks, images):
+        encoder, generator = networks["encoder"], networks["generator"]
+        average = generator.broadcast(generator.latent_avg[...][None])  # [1, L, D]
+        if not config.iterative:
+            return average + encoder(images) if config.around_average else encoder(images)
+
+        def improve(_, codes):
+            seen = synthesize_like(generator, codes, config.image_size)
+            return codes + encoder(jnp.concatenate([images, seen], axis=-1))
+
+        first = jnp.repeat(average, images.shape[0], axis=0)
+        return jax.lax.fori_loop(0, model.iterations, improve, first)
+
+    def synthesize(networks, codes):
+        return synthesize_like(networks["generator"], codes, config.image_size)
+
+    return encode, synthesize
+
+
+def inversion_pass(
+    source, encode: Callable, synthesize: Callable, *, image_size, batch_size, model_key
+) -> Pass:
+    """Images against their inversions.
+
+    Args:
+      source: of images, see `data.sources`.
+      encode: (networks, images [B, H, W, 3]) -> codes; traceable.
+      synthesize: (networks, codes) -> images of the same size; traceable.
+      image_size: (height, width) that `encode` reads; images of another size are resized.
+      batch_size: images at a time, of all devices and hosts.
+      model_key: what the inversions depend on beside the images, for the cache.
+    """
+
+    def images(networks, arrays):
+        reference = _to_float(arrays["image"])
+        codes = encode(networks, reference)
+        return arrays | {
+            "reference": reference,
+            "codes": codes,
+            "measured": jnp.clip(synthesize(networks, codes), -1, 1),
+            "encode": lambda images: encode(networks, images),
+            "synthesize": lambda codes: synthesize(networks, codes),
+        }
+
+    with_factors = hasattr(source, "factors")
+    key = _images_key(source, image_size)
+    inverted = None if key is None else [key, model_key]
+    roles = {"pairs": inverted, "codes": inverted, "measured": inverted, "reference": key}
+    return Pass(
+        count=len(source),
+        batch_size=batch_size,
+        batches=lambda: _read(source, image_size, batch_size, with_factors),
+        images=images,
+        identities=roles | ({"factors": key} if with_factors else {}),
+        image_size=image_size,
+        names=_names(source),
+    )
+
+
+def image_pass(source, role: str, *, image_size, batch_size) -> Pass:
+    """A set of images alone; role: "reference" or "measured"."""
+    return Pass(
+        count=len(source),
+        batch_size=batch_size,
+        batches=lambda: _read(source, image_size, batch_size),
+        images=lambda networks, arrays: arrays | {role: _to_float(arrays["image"])},
+        identities={role: _images_key(source, image_size)},
+        image_size=image_size,
+        names=_names(source),
+    )
+
+
+def sample_pass(generate: Callable, count, *, z_dim, image_size, batch_size, model_key) -> Pass:
+    """A generator's images of random z; sample i is a function of i.
+
+    Args:
+      generate: (networks, z [B, z_dim]) -> images; traceable.
+      count: how many.
+      z_dim, image_size: the generator's.
+      batch_size, model_key: as for `inversion_pass`.
+    """
+    rows = batch_size // jax.process_count()
+
+    def batches():
+        for start in range(0, count, batch_size):
+            index = start + jax.process_index() * rows + np.arange(rows)
+            yield index, index < count, {}
+
+    def images(networks, arrays):
+        keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(arrays["index"])
+        z = jax.vmap(lambda key: jax.random.normal(key, (z_dim,)))(keys)
+        return arrays | {"measured": jnp.clip(generate(networks, z), -1, 1)}
+
+    return Pass(
+        count=count,
+        batch_size=batch_size,
+        batches=batches,
+        images=images,
+        identities={"measured": [model_key, "samples"]},
+        image_size=image_size,
+        names=[f"sample {i}" for i in range(count)],
+    )
+
+
+def pair_pass(reference, measured, *, image_size, batch_size, allow_unmatched=False) -> Pass:
+    """Images of two folders in pairs of one name, whatever their extensions are.
+
+    Raises:
+      ValueError: names that only one folder has, unless they are allowed; no common name; a name
+        twice in one folder.
+    """
+    pairs = _match(reference, measured, allow_unmatched)
+    sources = [
+        Subset(source, [pair[side] for pair in pairs])
+        for side, source in enumerate((reference, measured))
+    ]
+
+    def batches():
+        streams = (_read(source, image_size, batch_size) for source in sources)
+        for (index, mask, first), (_, _, second) in zip(*streams, strict=True):
+            yield index, mask, {"image": first["image"], "other": second["image"]}
+
+    def images(networks, arrays):
+        del networks
+        return arrays | {
+            "reference": _to_float(arrays["image"]),
+            "measured": _to_float(arrays["other"]),
+        }
+
+    keys = [_images_key(source, image_size) for source in (reference, measured)]
+    return Pass(
+        count=len(pairs),
+        batch_size=batch_size,
+        batches=batches,
+        images=images,
+        identities={"pairs": None if None in keys else keys},
+        image_size=image_size,
+        names=[reference.names[i] for i, _ in pairs],
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class SameSize:
+    """A folder whose images must all have one size: another one is an ImageError, naming it."""
+
+    source: Any
+    image_size: tuple[int, int]
+
+    @property
+    def path(self):
+        return self.source.path
+
+    @property
+    def names(self):
+        return self.source.names
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        image = self.source[index]
+        if image.shape[:2] != tuple(self.image_size):
+            found, expected = ("x".join(map(str, s)) for s in (image.shape[:2], self.image_size))
+            raise ImageError(
+                f"{os.path.join(self.path, self.names[index])} is {found} pixels; "
+                f"expected {expected} like the first reference image"
+            )
+        return image
+
+
+def _match(reference, measured, allow_unmatched) -> list[tuple[int, int]]:
+    """Indices of the images of both folders that share a name, in the order of the first."""
+    by_name = []
+    for source in (reference, measured):
+        found = {}
+        for i, name in enumerate(source.names):
+            stem = os.path.splitext(name)[0]
+            if stem in found:
+                raise ValueError(
+                    f"{source.path} holds {source.names[found[stem]]} and {name}; expected names "
+                    "that differ in more than their extension, to pair images by them."
+                )
+            found[stem] = i
+        by_name.append(found)
+    common = [(i, by_name[1][stem]) for stem, i in by_name[0].items() if stem in by_name[1]]
+    alone = []
+    for source, own, other in zip((reference, measured), by_name, by_name[::-1], strict=True):
+        names = [source.names[i] for stem, i in own.items() if stem not in other]
+        if names:
+            alone.append(f"{source.path}: {_listed(names)}")
+    if not common or (alone and not allow_unmatched):
+        raise ValueError(
+            f"there are images without a counterpart of the same name ({'; '.join(alone)})"
+            + (", and no pair at all." if not common else "; --allow_unmatched leaves them out.")
+        )
+    return common
+
+
+def _listed(names):
+    rest = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _read(source, image_size, batch_size, with_factors=False):
+    pipeline = make_pipeline(
+        source,
+        batch_size=batch_size,
+        image_size=image_size,
+        seed=0,
+        shuffle=False,
+        repeat=False,
+        with_factors=with_factors,
+        host=jax.process_index(),
+        hosts=jax.process_count(),
+    )
+    try:
+        for number, batch in enumerate(pipeline):
+            index = number * batch_size + batch.pop("index").astype(np.int64)
+            yield index, batch.pop("mask"), batch
+    finally:
+        pipeline.close()
+
+
+def _images_key(source, image_size):
+    key = identify_images(source)
+    return None if key is None else [key, list(image_size)]
+
+
+def _names(source) -> list[str]:
+    return list(getattr(source, "names", None) or (f"image {i}" for i in range(len(source))))
+
+
+def _to_float(images):
+    return images.astype(jnp.float32) / 127.5 - 1.0

@@ -1,0 +1,285 @@
+"""Measures a model or a folder of images: python eval.py [--checkpoint=...] [--metrics=l2,fid,...].
+
+Without arguments it evaluates the shipped toy inverter on drawn faces that it has not seen.
+
+  python eval.py --checkpoint=bundles/e4e_ffhq --images=CELEBA_HQ_TEST --metrics=l2,lpips,id,fid
+  python eval.py --checkpoint=runs/ffhq --config=configs/ffhq.py   (the config's held-out images)
+  python eval.py --images=INVERSIONS --against=ORIGINALS --metrics=l2,lpips
+  python eval.py --checkpoint=bundles/stylegan2_ffhq --images=FFHQ --metrics=fid50k_full
+"""
+
+import dataclasses
+import os
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", os.path.join(os.path.dirname(os.path.abspath(__file__)), "configs", "toy.py"),
+    "Whose held-out images are taken where --images names none, and whose edits LEC makes.",
+)  # fmt: skip
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "A bundle, or the work directory of a finished run; by default 'toy'."
+)
+_IMAGES = flags.DEFINE_string(
+    "images", None, "Folder of images to invert; of those that --against is compared with."
+)
+_AGAINST = flags.DEFINE_string(
+    "against", None, "Folder of reference images: no model, two folders are compared."
+)
+_METRICS = flags.DEFINE_list(
+    "metrics", None, "Names of metrics, see e4e_jax/metrics/table.py; fid10k takes 10,000 images."
+)
+_EDITS = flags.DEFINE_spaceseplist(
+    "edits", None, "Edits of LEC, such as 'smile=1 age@4-7=-1,1'; by default those of the config."
+)
+_DIRECTIONS = flags.DEFINE_multi_string(
+    "directions", None, "Files of directions for --edits; by default that of the config."
+)
+_NETWORKS = flags.DEFINE_string("networks", "bundles", "Folder of the bundles that measure.")
+_SIZE = flags.DEFINE_list(
+    "size", None, "Height,width to which the images of both folders are resized, with --against."
+)
+_ALLOW_UNMATCHED = flags.DEFINE_bool(
+    "allow_unmatched", False, "Leave out images that have no counterpart, with --against."
+)
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 16, "Images at a time, of all devices together.", lower_bound=1
+)
+_CACHE = flags.DEFINE_string(
+    "cache", None, "Folder that remembers results; by default ~/.cache/e4e_jax, '' for none."
+)
+_OUT = flags.DEFINE_string("out", "runs/evaluation", "Where metrics.json and images.csv go.")
+
+_TOY_METRICS = ["l2", "ms_ssim", "toy_perceptual", "toy_id", "toy_fid", "swd", "lec", "toy_r2",
+                "time"]  # fmt: skip
+_METRICS_OF_THE_PAPER = ["l2", "lpips", "id", "fid", "swd"]
+
+
+def main(argv):
+    if len(argv) > 1:
+        _fail(f"unexpected argument {argv[1]!r}; options start with --.")
+    logging.set_verbosity(logging.WARNING)
+    # Heavy imports wait until the flags are known to be good.
+    from e4e_jax.training import parallel
+
+    try:
+        parallel.initialize_distributed()
+        _evaluate(_CONFIG.value)
+    except (ValueError, OSError) as error:
+        logging.debug("What failed:", exc_info=True)
+        _fail(error)
+
+
+def _evaluate(config):
+    import jax
+
+    from e4e_jax.metrics import figures, networks, table
+    from e4e_jax.metrics.cache import Cache, default_folder, hash_files
+    from e4e_jax.metrics.speed import seconds_per_image
+    from e4e_jax.training.hooks import ProgressBar
+
+    on_toy = not (_IMAGES.value or _AGAINST.value) and config.data.source == "toy"
+    names = _METRICS.value or (_TOY_METRICS if on_toy else _METRICS_OF_THE_PAPER)
+    requests = [table.parse_metric(name) for name in dict.fromkeys(names)]
+    paths = networks.find_networks({r.metric.network for r in requests} - {None}, _NETWORKS.value)
+    if _AGAINST.value:
+        model, model_networks, passes = None, {}, _folder_passes(requests)
+    else:
+        checkpoint = _bundle_path(_CHECKPOINT.value or "toy")
+        model = _load_model(checkpoint)
+        model_networks, passes = _model_passes(config, requests, model, hash_files(checkpoint))
+    requests = [_completed(request, config, model) for request in requests]
+
+    folder = default_folder() if _CACHE.value is None else os.path.expanduser(_CACHE.value)
+    with jax.default_matmul_precision("highest"):
+        found, values, rows = figures.measure(
+            requests,
+            passes,
+            networks.load_networks(paths) | model_networks,
+            {name: hash_files(path) for name, path in paths.items()},
+            cache=Cache(folder or None),
+            progress=ProgressBar,
+        )
+    for request in requests:
+        if isinstance(request.metric, table.SpeedMetric):
+            label = f"{request.metric.features}, {jax.devices()[0].device_kind}"
+            for part, seconds in seconds_per_image(model).items():
+                found.append(figures.Figure(f"{request.name} {part}, s", seconds, 1, None, label))
+    if jax.process_index() == 0:
+        _report(found, values, rows)
+
+
+def _report(found, values, rows):
+    import e4e_jax
+    from e4e_jax.metrics import figures
+
+    print(figures.format_figures(found))
+    os.makedirs(_OUT.value, exist_ok=True)
+    written = [os.path.join(_OUT.value, "metrics.json")]
+    about = {
+        "checkpoint": None if _AGAINST.value else _CHECKPOINT.value or "toy",
+        "images": _IMAGES.value or f"held-out images of config {_CONFIG.value.name}",
+        "against": _AGAINST.value,
+        "version": e4e_jax.__version__,
+    }
+    figures.write_json(written[0], found, about)
+    if values:
+        written.append(os.path.join(_OUT.value, "images.csv"))
+        figures.write_csv(written[1], rows, values)
+    print("\n" + "\n".join(written))
+
+
+def _bundle_path(name) -> str:
+    """The bundle of that name, or the one in a run's work directory."""
+    from e4e_jax import bundle
+
+    path = bundle.resolve(name)
+    if os.path.isdir(os.path.join(path, "checkpoints")):
+        path = os.path.join(path, "bundle")
+        if not os.path.exists(path):
+            raise FileNotFoundError(
+                f"{name} has no bundle yet, which training writes at its end; train.py with this "
+                "--workdir goes on from where the run is."
+            )
+    return path
+
+
+def _load_model(path):
+    from e4e_jax import model
+
+    loaded = model.load(path)
+    if not isinstance(loaded, model.GeneratorModel):
+        raise ValueError(f"{path} is a feature network; expected an inverter or a generator.")
+    return loaded
+
+
+def _completed(request, config, model):
+    """The request with what only the config and the model know; says what does not fit."""
+    from e4e_jax.metrics import table
+    from e4e_jax.toy.faces import FACTORS
+
+    metric = request.metric
+    if isinstance(metric, table.SpeedMetric) and model is None:
+        raise ValueError(f"{request.name} needs a model; --against compares images alone.")
+    if isinstance(metric, table.FactorMetric):
+        metric = dataclasses.replace(metric, names=FACTORS)
+    if isinstance(metric, table.ConsistencyMetric):
+        if not hasattr(model, "encode"):
+            raise ValueError(f"{request.name} needs an encoder and its generator (an inverter).")
+        metric = dataclasses.replace(metric, edits=tuple(_edits(config.edits, model)))
+    return dataclasses.replace(request, metric=metric)
+
+
+def _edits(section, model):
+    """(name, direction, strength) of the edits that the flags name, or else the config shows."""
+    from e4e_jax import bundle
+    from e4e_jax.editing.edits import parse_edit
+    from e4e_jax.editing.files import load_directions
+
+    directions = {}
+    for file in _DIRECTIONS.value or filter(None, [section.directions]):
+        directions |= load_directions(bundle.resolve(file))
+    for text in _EDITS.value or [f"{name}={strength:g}" for name, strength in section.shown]:
+        edit = parse_edit(text, directions, model.generator)
+        for strength in edit.strengths:
+            yield f"{edit.label}={strength:g}", edit.direction, strength
+
+
+def _model_passes(config, requests, model, model_key):
+    """The networks of an inverter or a generator, and the ways through its images."""
+    from e4e_jax.data.sources import ImageFolder
+    from e4e_jax.metrics import passes
+    from e4e_jax.training.run import build_source
+
+    if _IMAGES.value:
+        source = ImageFolder(os.path.expanduser(_IMAGES.value))
+    else:
+        source = build_source(config.data, held_out=True)
+    batch_size = _global_batch_size()
+    if hasattr(model, "encode"):
+        inversions = passes.inversion_pass(
+            source,
+            *passes.inversion_functions(model),
+            image_size=model.image_size,
+            batch_size=batch_size,
+            model_key=model_key,
+        )
+        return {"encoder": model.encoder, "generator": model.generator}, [inversions]
+
+    def generate(networks, z):
+        generator = networks["generator"]
+        return generator.synthesis(generator.broadcast(generator.mapping(z)))
+
+    size = (model.resolution, model.resolution)
+    samples = passes.sample_pass(
+        generate,
+        max(request.count or len(source) for request in requests),
+        z_dim=model.generator.config.z_dim,
+        image_size=size,
+        batch_size=batch_size,
+        model_key=model_key,
+    )
+    references = passes.image_pass(source, "reference", image_size=size, batch_size=batch_size)
+    return {"generator": model.generator}, [references, samples]
+
+
+def _folder_passes(requests):
+    """The ways through the images of two folders: each by itself, and in pairs if need be."""
+    from e4e_jax.data.sources import ImageFolder
+    from e4e_jax.metrics import passes
+
+    if _CHECKPOINT.value or not _IMAGES.value:
+        raise ValueError(
+            "--against names the reference of another folder; expected --images beside it and no "
+            "--checkpoint."
+        )
+    measured, reference = (
+        ImageFolder(os.path.expanduser(path)) for path in (_IMAGES.value, _AGAINST.value)
+    )
+    if _SIZE.value:
+        size = _parse_size(_SIZE.value)
+    else:
+        size = reference[0].shape[:2]
+        measured, reference = (passes.SameSize(source, size) for source in (measured, reference))
+    common = {"image_size": size, "batch_size": _global_batch_size()}
+    found = [
+        passes.image_pass(reference, "reference", **common),
+        passes.image_pass(measured, "measured", **common),
+    ]
+    if any(c.role == "pairs" for r in requests for c in r.metric.columns().values()):
+        allowed = _ALLOW_UNMATCHED.value
+        found.append(passes.pair_pass(reference, measured, allow_unmatched=allowed, **common))
+    return found
+
+
+def _global_batch_size() -> int:
+    """--batch_size, rounded up to the same number of images for every device."""
+    import jax
+
+    return -(-_BATCH_SIZE.value // jax.device_count()) * jax.device_count()
+
+
+def _parse_size(values):
+    if len(values) != 2 or not all(v.strip().isdigit() and int(v) for v in values):
+        raise ValueError(f"--size is {','.join(values)}; expected height,width such as 256,256.")
+    return int(values[0]), int(values[1])
+
+
+def _fail(reason):
+    for line in str(reason).splitlines():
+        print(f"eval.py: {line}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _parse_flags(argv):
+    """One sentence for a bad flag; ml_collections raises what it likes for a misspelt field."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        _fail(" ".join(str(error).split()))
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=_parse_flags)

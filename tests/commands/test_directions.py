@@ -1,0 +1,87 @@
+"""python -m e4e_jax directions, on a tiny random generator."""
+
+import numpy as np
+import pytest
+
+import e4e_jax
+from e4e_jax.__main__ import main
+from e4e_jax.editing.files import load_directions
+from e4e_jax.inversion.folder import save_latents
+
+
+def run(out, inverter, *flags):
+    return main(["directions", str(out), f"--model={inverter}", *flags])
+
+
+@pytest.fixture
+def scored(inverter, tmp_path):
+    """Codes of the generator and the direction along which they are scored."""
+    model = e4e_jax.load(inverter)
+    rng = np.random.default_rng(0)
+    w = np.asarray(model.map(rng.normal(size=(1000, 8))))
+    save_latents(tmp_path / "latents.npz", [f"{i}.png" for i in range(1000)], model.broadcast(w))
+    truth = rng.normal(size=8)
+    return tmp_path / "latents.npz", w @ truth, truth
+
+
+@pytest.mark.parametrize("suffix", ["npz", "csv"])
+def test_scores_become_a_direction(suffix, inverter, scored, tmp_path, capsys):
+    latents, scores, truth = scored
+    path = tmp_path / f"scores.{suffix}"
+    if suffix == "npz":
+        np.savez(path, brightness=scores)
+    else:
+        order = np.random.default_rng(1).permutation(1000)  # names, not rows, belong together
+        rows = ["name,brightness", *(f"{i}.png,{scores[i]}" for i in order)]
+        path.write_text("\n".join(rows) + "\n")
+    out = tmp_path / "found.npz"
+    assert run(out, inverter, f"--latents={latents}", f"--scores={path}") == 0
+    assert "brightness:" in capsys.readouterr().out
+    direction = load_directions(out)["brightness"]
+    model = e4e_jax.load(inverter)
+    w = np.asarray(model.map(np.random.default_rng(2).normal(size=(500, 8))))
+    assert np.corrcoef(w @ direction, w @ truth)[0, 1] > 0.8
+    length = np.linalg.norm(direction)  # one standard deviation of the codes along it
+    assert abs(np.std(w @ direction) / length**2 - 1) < 0.2
+
+
+def test_ganspace_and_sefa(inverter, tmp_path, capsys):
+    assert run(tmp_path / "g.npz", inverter, "--method=ganspace", "--count=3", "--samples=100") == 0
+    assert "ganspace_0: standard deviation" in capsys.readouterr().out
+    found = load_directions(tmp_path / "g.npz")
+    assert set(found) == {"ganspace_mean", "ganspace_0", "ganspace_1", "ganspace_2"}
+    assert run(tmp_path / "s.npz", inverter, "--method=sefa", "--count=2") == 0
+    assert set(load_directions(tmp_path / "s.npz")) == {"sefa_0", "sefa_1"}
+
+
+@pytest.mark.parametrize(
+    "flags, sentence",
+    [
+        ([], "interfacegan needs scores"),
+        (["--scores=x.csv"], "expected --latents=latents.npz"),
+        (["--method=sefa", "--count=9"], "--count is 9; expected 1 to 8"),
+        (["--method=ganspace", "--count=0"], "expected 1 to 8 components"),
+        (["--network=toy/generator"], "gives no scores of attributes"),
+    ],
+)
+def test_mistakes_are_one_sentence(flags, sentence, inverter, tmp_path, capsys):
+    assert run(tmp_path / "out.npz", inverter, *flags) == 1
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1, error
+    assert not (tmp_path / "out.npz").exists()
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("", "has no scores"),
+        ("name,smile\n0.png,1\n1.png\n", "line 3: expected a name and 1 numbers"),
+        ("name,smile\n0.png,high\n", "line 2: expected a name and 1 numbers"),
+        ("name,smile\nother.png,1\n", "have no name in common"),
+    ],
+)
+def test_bad_csv_files(text, sentence, inverter, scored, tmp_path, capsys):
+    path = tmp_path / "scores.csv"
+    path.write_text(text)
+    assert run(tmp_path / "out.npz", inverter, f"--latents={scored[0]}", f"--scores={path}") == 1
+    assert sentence in capsys.readouterr().err

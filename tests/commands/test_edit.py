@@ -1,0 +1,84 @@
+"""python -m e4e_jax edit, on a tiny random inverter."""
+
+import numpy as np
+import pytest
+from helpers import relative_error
+from PIL import Image
+
+import e4e_jax
+from e4e_jax.__main__ import main
+from e4e_jax.data.images import decode_image, to_uint8
+from e4e_jax.editing.files import save_directions
+from e4e_jax.inversion.folder import load_latents, save_latents
+
+
+@pytest.fixture
+def directions(tmp_path):
+    rng = np.random.default_rng(1)
+    path = tmp_path / "directions.npz"
+    arrays = {"all": rng.normal(size=8), "layered": rng.normal(size=(6, 8)), "wrong": np.ones(5)}
+    save_directions(path, {name: array.astype(np.float32) for name, array in arrays.items()})
+    return path
+
+
+def run(source, out, inverter, *flags):
+    return main(["edit", str(source), str(out), f"--model={inverter}", "--batch_size=4", *flags])
+
+
+def test_codes_move_along_the_direction(inverter, directions, tmp_path, capsys):
+    model = e4e_jax.load(inverter)
+    codes = np.random.default_rng(0).normal(size=(5, 6, 8)).astype(np.float32)
+    names = [f"{i}.png" for i in range(5)]
+    save_latents(tmp_path / "latents.npz", names, codes)
+    out = tmp_path / "out"
+    flags = [f"--directions={directions}", "--edits", "all=-2,3", "layered@1-2=1"]
+    assert run(tmp_path / "latents.npz", out, inverter, *flags) == 0
+    assert "inversion | all=-2 | all=3 | layered@1-2=1" in capsys.readouterr().out
+
+    arrays = np.load(directions)
+    layered = np.zeros((6, 8), np.float32)
+    layered[1:3] = arrays["layered"][1:3]
+    expected = [codes - 2 * arrays["all"], codes + 3 * arrays["all"], codes + layered]
+    saved_names, saved = load_latents(out / "latents.npz")
+    assert saved_names[:6] == [f"{i}.png all=-2" for i in range(5)] + ["0.png all=3"]
+    assert relative_error(saved, np.concatenate(expected)) < 1e-6
+    for i, name in enumerate(names):
+        strip = np.concatenate(
+            [to_uint8(model.synthesize(c[i : i + 1]))[0] for c in [codes, *expected]], axis=1
+        )
+        assert np.abs(decode_image(out / name).astype(int) - strip).max() <= 1
+    assert decode_image(out / "grid.png").shape == (5 * 16, 4 * 16, 3)
+
+
+def test_images_are_inverted_first_and_animated(inverter, images, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(images, out, inverter, "--edits", "sefa_0=-2:2:4", "--gif") == 0
+    assert "6 images, from left to right: input | inversion" in capsys.readouterr().out
+    assert decode_image(out / "more" / "c.png").shape == (16, 6 * 16, 3)
+    with Image.open(out / "a.sefa_0.gif") as animation:
+        assert animation.n_frames == 6  # four there, two back
+
+
+@pytest.mark.parametrize(
+    "flags, sentence",
+    [
+        (["--edits", "nothing=1"], "there is no direction nothing"),
+        (["--edits", "wrong=1"], "has shape [5]"),
+        (["--edits", "sefa_0=1", "--directions=nowhere.npz"], "there is no nowhere.npz"),
+        (["--edits", "sefa_0=1", "--model=toy/features"], "has no generator"),
+        (["--edits", "sefa_0=1", "--model=toy/generator"], "the model has no encoder"),
+    ],
+)
+def test_mistakes_are_one_sentence(flags, sentence, inverter, images, directions, tmp_path, capsys):
+    if "wrong=1" in flags:
+        flags = [*flags, f"--directions={directions}"]
+    assert run(images, tmp_path / "out", inverter, *flags) == 1
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1, error
+
+
+def test_codes_of_another_generator(inverter, tmp_path, capsys):
+    save_latents(tmp_path / "latents.npz", ["a"], np.ones((1, 18, 512)))
+    assert run(tmp_path / "latents.npz", tmp_path / "out", inverter, "--edits", "sefa_0=1") == 1
+    error = capsys.readouterr().err
+    assert "holds codes [1, 18, 512]; expected [N, 6, 8]" in error

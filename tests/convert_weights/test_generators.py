@@ -1,0 +1,148 @@
+import argparse
+import dataclasses
+
+import numpy as np
+import published
+import published_nvidia as nvidia
+import published_stylegan2 as rosinality
+import pytest
+import torch
+from flax import nnx
+from helpers import relative_error
+
+import e4e_jax
+from convert_weights.__main__ import main
+from e4e_jax import bundle
+
+WIDTH, LAYERS = 12, 3
+
+
+def channels(resolution):
+    return min(128 // resolution, 16)
+
+
+def random_batch(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def convert(source, path):
+    assert main([str(source), str(path), "--overwrite"]) == 0
+    return e4e_jax.load(path)
+
+
+def assert_generator_matches(model, generator):
+    z = random_batch(2, WIDTH)
+    codes = random_batch(2, model.num_styles, WIDTH)
+    with torch.no_grad():
+        assert relative_error(model.map(z), generator.map(torch.from_numpy(z))) < 1e-5
+        expected = generator(torch.from_numpy(codes)).permute(0, 2, 3, 1)
+    assert relative_error(model.synthesize(codes), expected) < 1e-5
+
+
+def assert_discriminator_matches(path, discriminator, resolution):
+    network = bundle.load_network(path, "discriminator")
+    images = random_batch(4, resolution, resolution, 3)
+    with torch.no_grad():
+        expected = discriminator(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+    logits = nnx.jit(type(network).__call__)(network, images)
+    assert relative_error(logits, expected) < 1e-5
+
+
+def test_rosinality_goes_there_and_back(tmp_path, capsys):
+    generator = rosinality.Generator(16, WIDTH, LAYERS, channels)
+    generator = published.randomize(generator)
+    discriminator = published.randomize(rosinality.Discriminator(16, channels), 1)
+    checkpoint = {
+        "g": rosinality.Generator(16, WIDTH, LAYERS, channels).state_dict(),
+        "d": discriminator.state_dict(),
+        "g_ema": generator.state_dict(),
+        "g_optim": {"state": {0: {"exp_avg": torch.randn(4)}}},
+        "d_optim": {"state": {0: {"exp_avg": torch.randn(4)}}},
+        "latent_avg": torch.randn(WIDTH),
+        "args": argparse.Namespace(size=16, path="faces"),
+        "ada_aug_p": 0.1,
+    }
+    torch.save(checkpoint, tmp_path / "g.pt")
+    model = convert(tmp_path / "g.pt", tmp_path / "b")
+    output = capsys.readouterr().out
+    assert "training weights of the generator, whose average is g_ema" in output
+    assert "optimiser state" in output
+    np.testing.assert_array_equal(model.latent_avg[3], checkpoint["latent_avg"])
+    assert_generator_matches(model, generator)
+    assert_discriminator_matches(tmp_path / "b", discriminator, 16)
+
+    assert main([str(tmp_path / "b"), str(tmp_path / "back.pt"), "--to", "pytorch"]) == 0
+    back = torch.load(tmp_path / "back.pt", weights_only=True)
+    assert set(back) == {"g_ema", "d", "latent_avg"}
+    assert torch.equal(back["latent_avg"], checkpoint["latent_avg"])
+    for part in ("g_ema", "d"):
+        assert set(back[part]) == set(checkpoint[part])
+        for name, tensor in checkpoint[part].items():
+            assert torch.equal(back[part][name], tensor), name
+
+
+def test_a_missing_average_is_the_mean_of_mapped_z(tmp_path, capsys):
+    generator = rosinality.Generator(16, WIDTH, LAYERS, channels)
+    generator = published.randomize(generator)
+    torch.save({"g_ema": generator.state_dict()}, tmp_path / "g.pt")
+    model = convert(tmp_path / "g.pt", tmp_path / "b")
+    assert "computed as the mean of 10,000 mapped z" in capsys.readouterr().out
+    with torch.no_grad():
+        w = generator.map(torch.randn(10_000, WIDTH))
+    spread = w.std(0).max() / 100  # of the mean of 10,000
+    assert np.abs(np.asarray(model.latent_avg[0]) - w.mean(0).numpy()).max() < 6 * spread
+
+
+@pytest.mark.parametrize("clamp", [None, 0.8])
+def test_nvidia(tmp_path, clamp):
+    generator = nvidia.Generator(16, WIDTH, LAYERS, channels, clamp)
+    generator = published.randomize(generator)
+    discriminator = published.randomize(nvidia.Discriminator(16, channels, clamp), 1)
+    networks = {"G": generator, "D": discriminator, "G_ema": generator}
+    nvidia.write_pickle(tmp_path / "n.pkl", networks)
+    model = convert(tmp_path / "n.pkl", tmp_path / "b")
+    assert model.generator.config.conv_clamp == clamp
+    np.testing.assert_array_equal(model.latent_avg[0], generator.mapping.w_avg)
+    assert_generator_matches(model, generator)
+    assert_discriminator_matches(tmp_path / "b", discriminator, 16)
+
+
+def test_nvidia_files_that_cannot_be_converted_are_named(tmp_path, capsys):
+    classes = nvidia.Generator(8, WIDTH, LAYERS, channels, classes=10)
+    nvidia.write_pickle(tmp_path / "c.pkl", {"G_ema": classes})
+    assert main([str(tmp_path / "c.pkl"), str(tmp_path / "b")]) == 1
+    assert "G_ema is conditioned on 10 classes" in capsys.readouterr().err
+
+    networks = {
+        "G_ema": nvidia.Generator(8, WIDTH, LAYERS, channels),
+        "D": nvidia.Discriminator(8, channels, group_size=8),
+    }
+    nvidia.write_pickle(tmp_path / "g.pkl", networks)
+    assert main([str(tmp_path / "g.pkl"), str(tmp_path / "b")]) == 0
+    assert "discriminator with groups of 8" in capsys.readouterr().out
+    assert set(bundle.load_bundle(tmp_path / "b").networks) == {"generator"}
+
+
+def test_an_nvidia_generator_goes_to_rosinality_s_layout(tmp_path, capsys):
+    generator = published.randomize(nvidia.Generator(16, WIDTH, LAYERS, channels, 256.0))
+    nvidia.write_pickle(tmp_path / "n.pkl", {"G_ema": generator})
+    convert(tmp_path / "n.pkl", tmp_path / "b")
+    assert main([str(tmp_path / "b"), str(tmp_path / "r.pt"), "--to", "pytorch"]) == 0
+    output = capsys.readouterr().out
+    assert "left out: the clamp at 256" in output and "not configuration F" in output
+    form = rosinality.Generator(16, WIDTH, LAYERS, channels)
+    form.load_state_dict(torch.load(tmp_path / "r.pt", weights_only=True)["g_ema"])
+    codes = torch.from_numpy(random_batch(2, 6, WIDTH))
+    with torch.no_grad():
+        assert relative_error(form(codes), generator(codes)) < 1e-5
+
+
+def test_a_discriminator_is_an_optional_part_of_a_generator_bundle(tmp_path):
+    generator = rosinality.Generator(8, WIDTH, LAYERS, channels)
+    torch.save({"g_ema": generator.state_dict()}, tmp_path / "g.pt")
+    convert(tmp_path / "g.pt", tmp_path / "b")
+    opened = bundle.load_bundle(tmp_path / "b")
+    assert set(opened.networks) == {"generator"}
+    with pytest.raises(ValueError, match="A bundle of kind 'arcface'"):
+        bundle.save_bundle(tmp_path / "c", "arcface", opened.networks)
+    assert dataclasses.asdict(opened.networks["generator"].config)["mapping_layers"] == LAYERS

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+from flax import nnx
+
+from e4e_jax.editing.edits import parse_edit
+from e4e_jax.editing.sefa import sefa_directions
+from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
+
+CONFIG = GeneratorConfig(16, z_dim=8, w_dim=8, mapping_layers=1, channel_base=64, channel_max=8)
+DIRECTIONS = {
+    "smile": np.arange(8, dtype=np.float32),
+    "layered": np.arange(48, dtype=np.float32).reshape(6, 8),
+    "other": np.ones(5, np.float32),
+}
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return Generator(CONFIG, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(
+    "values, strengths",
+    [("1", (1,)), ("-1,0.5,2", (-1, 0.5, 2)), ("-1:1:5", (-1, -0.5, 0, 0.5, 1)), ("1e1", (10,))],
+)
+def test_strengths(values, strengths, generator):
+    edit = parse_edit(f"smile={values}", DIRECTIONS, generator)
+    assert edit.label == "smile" and edit.strengths == strengths
+    np.testing.assert_array_equal(edit.direction, DIRECTIONS["smile"])
+
+
+def test_layers(generator):
+    edit = parse_edit("smile@2-3=1", DIRECTIONS, generator)
+    assert edit.label == "smile@2-3"
+    np.testing.assert_array_equal(edit.direction[2:4], [DIRECTIONS["smile"]] * 2)
+    assert not edit.direction[[0, 1, 4, 5]].any()
+    edit = parse_edit("layered@5-5=1", DIRECTIONS, generator)
+    np.testing.assert_array_equal(edit.direction[5], DIRECTIONS["layered"][5])
+    assert not edit.direction[:5].any()
+
+
+def test_sefa_by_number(generator):
+    edit = parse_edit("sefa_3=1", {}, generator)
+    np.testing.assert_array_equal(edit.direction, sefa_directions(generator, 4)[3])
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("smile", "expected NAME=STRENGTHS"),
+        ("smile=", "expected NAME=STRENGTHS"),
+        ("smile=a", "the strengths of the edit 'smile=a' are not understood"),
+        ("smile=nan", "not understood"),
+        ("smile=0:1:0", "not understood"),
+        ("frown=1", "there is no direction frown; expected one of smile"),
+        ("sefa_8=1", "there is no direction sefa_8"),
+        ("other=1", r"shape \[5\]; expected \[8\] or \[6, 8\]"),
+        ("smile@4-6=1", "names layers 4 to 6; expected layers in order, 0 to 5"),
+        ("smile@3-2=1", "names layers 3 to 2"),
+    ],
+)
+def test_mistakes_are_one_sentence(text, sentence, generator):
+    with pytest.raises(ValueError, match=sentence):
+        parse_edit(text, DIRECTIONS, generator)

@@ -1,0 +1,274 @@
+"""The program eval.py on tiny models: what it prints and writes, and what it says of bad input."""
+
+import csv
+import importlib
+import json
+import subprocess
+import sys
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+from flax import nnx
+
+from e4e_jax import bundle
+from e4e_jax.data import pipeline  # noqa: F401 - Grain's flags must be there to be kept
+from e4e_jax.data.images import save_png
+from e4e_jax.models.arcface import ArcFace
+from e4e_jax.models.encoder import Encoder, EncoderConfig
+from e4e_jax.models.inception import Inception
+from e4e_jax.models.irse import IRSEConfig
+from e4e_jax.models.lpips import LPIPS
+from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
+from e4e_jax.toy.faces import FACTORS
+
+program = importlib.import_module("eval")
+BACKBONE = IRSEConfig(widths=(4, 4, 8, 8), depths=(1, 1, 1, 1), squeeze_reduction=2)
+TOY = ["--config=configs/toy.py"]  # the default's fields can be set when the program starts only
+
+
+def make(build):
+    """A network of random numbers, without compiling its initialisers."""
+    graph, state = nnx.split(nnx.eval_shape(build))
+    rng = np.random.default_rng(0)
+
+    def draw(path, x):
+        variance = "var" in jax.tree_util.keystr(path)
+        numbers = rng.uniform(0.5, 1.5, x.shape) if variance else 0.1 * rng.normal(size=x.shape)
+        return jnp.asarray(numbers, x.dtype)
+
+    network = nnx.merge(graph, jax.tree_util.tree_map_with_path(draw, state))
+    network.eval()
+    return network
+
+
+@pytest.fixture(scope="module")
+def inverter(tmp_path_factory):
+    """A bundle of the toy inverter's sizes outside, and next to nothing inside."""
+    encoder = EncoderConfig(
+        num_styles=10, style_dim=128, image_size=(64, 64), backbone=BACKBONE, coarse=3, middle=7
+    )
+    generator = GeneratorConfig(64, 8, 128, 2, channel_base=256, channel_max=4)
+    networks = {
+        "encoder": make(lambda: Encoder(encoder, rngs=nnx.Rngs(0))),
+        "generator": make(lambda: Generator(generator, rngs=nnx.Rngs(0))),
+    }
+    path = tmp_path_factory.mktemp("run") / "bundle"
+    bundle.save_bundle(path, "inverter", networks)
+    return path
+
+
+def run(capsys, tmp_path, *arguments):
+    """Runs eval.py in this process -> (exit code, standard output, standard error)."""
+    given = ["eval.py", f"--out={tmp_path / 'out'}", f"--cache={tmp_path / 'cache'}", *arguments]
+    code = 0
+    capsys.readouterr()
+    # config_flags looks for its fields in sys.argv.
+    with flagsaver.flagsaver(), mock.patch.object(sys, "argv", given):
+        try:
+            program._parse_flags(given)
+            program.main(given[:1])
+        except SystemExit as end:
+            code = end.code
+    output = capsys.readouterr()
+    return code, output.out, output.err
+
+
+def write_images(folder, seed, count=6, size=32):
+    folder.mkdir()
+    for i, image in enumerate(
+        np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), np.uint8)
+    ):
+        save_png(folder / f"{i}.png", image)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "given",
+    [["--metrics=l2,toy_id,toy_fid,toy_r2,lec,time"], pytest.param([], marks=pytest.mark.slow)],
+)
+def test_held_out_toy_faces(capsys, tmp_path, inverter, given):
+    arguments = (f"--checkpoint={inverter}", *TOY, "--config.data.num_validation=10")
+    code, output, errors = run(capsys, tmp_path, *arguments, "--batch_size=4", *given)
+    assert code == 0, errors
+    assert "10/12" not in errors and "3/3" in errors  # batches
+    table = {line.split("  ")[0]: line for line in output.splitlines()[1:]}
+    read = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    figures = {figure["name"]: figure for figure in read["figures"]}
+    assert set(figures) <= set(table)
+    expected = {"l2", "toy_id", "toy_fid", "lec smile=1", "lec glasses=1", "lec age=0.6"}
+    expected |= {f"toy_r2 {name}" for name in FACTORS}
+    expected |= {f"time {part}, s" for part in ("encoder", "synthesis", "inversion")}
+    if not given:
+        expected |= {"ms_ssim", "toy_perceptual", "swd"} | {f"swd level {i}" for i in range(3)}
+    assert set(figures) == expected
+    for name, figure in figures.items():
+        assert ("toy features" in figure["features"]) == name.startswith("toy_")
+        assert np.isfinite(figure["value"]) and figure["features"] in table[name]
+        assert figure["images"] == (1 if name.startswith("time") else 10)
+    with open(tmp_path / "out" / "images.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 10 and {"image", "l2", "toy_id", "lec smile=1"} <= set(rows[0])
+    assert figures["l2"]["value"] == pytest.approx(np.mean([float(r["l2"]) for r in rows]))
+
+    if given:
+        edits = ("--metrics=lec", "--edits=yaw@2-3=-1,0.5 sefa_0=2")
+        code, output, errors = run(capsys, tmp_path, *arguments, *edits)
+        names = [line.split("  ")[0] for line in output.splitlines()[1:4]]
+        assert code == 0 and names == ["lec yaw@2-3=-1", "lec yaw@2-3=0.5", "lec sefa_0=2"]
+
+    metrics = "--metrics=l2,toy_fid,toy_r2,lec"
+    code, output, errors = run(capsys, tmp_path, *arguments, metrics)
+    assert code == 0 and "/3" not in errors  # nothing was computed
+    again = json.loads((tmp_path / "out" / "metrics.json").read_text())["figures"]
+    assert again == [figures[figure["name"]] for figure in again] and len(again) == 16
+
+
+def test_generator_and_work_directory(capsys, tmp_path, inverter):
+    networks = {"generator": bundle.load_network(inverter, "generator")}
+    bundle.save_bundle(tmp_path / "run" / "bundle", "generator", networks)
+    (tmp_path / "run" / "checkpoints").mkdir()
+    arguments = (f"--checkpoint={tmp_path / 'run'}", *TOY, "--config.data.num_validation=6")
+    code, output, errors = run(capsys, tmp_path, *arguments, "--metrics=toy_fid8_full,toy_pr")
+    assert code == 0, errors
+    assert "8 against 6" in output and "toy_pr recall" in output
+    code, _, errors = run(capsys, tmp_path, *arguments, "--metrics=lec")
+    assert (code, errors) == (1, "eval.py: lec needs an encoder and its generator (an inverter).\n")
+    (tmp_path / "unfinished" / "checkpoints").mkdir(parents=True)
+    code, _, errors = run(capsys, tmp_path, f"--checkpoint={tmp_path / 'unfinished'}")
+    assert code == 1 and "unfinished has no bundle yet" in errors
+
+
+def test_two_folders(capsys, tmp_path):
+    a, b = write_images(tmp_path / "a", 0), write_images(tmp_path / "b", 1)
+    folders = (f"--images={a}", f"--against={b}", "--metrics=l2,swd")
+    code, output, errors = run(capsys, tmp_path, *folders)
+    assert code == 0, errors
+    assert "pixels, 32x32" in output and "7x7 patches, 32x32" in output
+    code, output, errors = run(capsys, tmp_path, *folders, "--size=16,24", "--batch_size=100")
+    assert code == 0 and "pixels, 16x24" in output
+
+    save_png(a / "more.png", np.zeros((32, 32, 3), np.uint8))
+    code, _, errors = run(capsys, tmp_path, *folders)
+    assert code == 1 and "a: more.png" in errors and len(errors.splitlines()) == 1
+    code, output, _ = run(capsys, tmp_path, *folders, "--allow_unmatched")
+    assert code == 0 and "7 against 6" in output
+
+    save_png(a / "0.png", np.zeros((16, 32, 3), np.uint8))
+    code, _, errors = run(capsys, tmp_path, *folders, "--allow_unmatched")
+    assert code == 1 and "0.png is 16x32 pixels; expected 32x32" in errors
+    (a / "0.png").write_bytes(b"no image")
+    code, _, errors = run(capsys, tmp_path, *folders, "--allow_unmatched")
+    assert code == 1 and "0.png cannot be decoded" in errors
+
+
+@pytest.mark.slow
+def test_networks_that_were_converted(capsys, tmp_path):
+    """Each as its bundle holds it, with random numbers; the faces' backbones are tiny."""
+    face = {"config": BACKBONE, "embedding_dim": 8}
+    networks = {
+        "lpips_alex": ("lpips", lambda: LPIPS(rngs=nnx.Rngs(0)), {"net": "alex"}),
+        "ir_se50": ("arcface", lambda: ArcFace(**face, rngs=nnx.Rngs(0)), face),
+        "curricularface": ("arcface", lambda: ArcFace(**face, rngs=nnx.Rngs(0)), face),
+        "inception": (
+            "inception",
+            lambda: Inception(image_size=75, rngs=nnx.Rngs(0)),
+            {"image_size": 75},
+        ),
+    }
+    for name, (kind, build, given) in networks.items():
+        bundle.save_bundle(tmp_path / name, kind, {kind: make(build)}, arguments={kind: given})
+    a, b = write_images(tmp_path / "a", 0), write_images(tmp_path / "b", 1)
+    arguments = (f"--images={a}", f"--against={b}", f"--networks={tmp_path}")
+    metrics = "--metrics=lpips,id,id_curricular,fid,kid,pr"
+    code, output, errors = run(capsys, tmp_path, *arguments, metrics)
+    assert code == 0, errors
+    for label in (
+        "LPIPS 0.1 (AlexNet), 32x32",
+        "ArcFace IR-SE-50, 32x32",
+        "Inception v3 (2015-12-05)",
+    ):
+        assert label in output
+    figures = json.loads((tmp_path / "out" / "metrics.json").read_text())["figures"]
+    assert len(figures) == 7 and all(np.isfinite(figure["value"]) for figure in figures)
+
+    (tmp_path / "inception").rename(tmp_path / "lpips_vgg")  # of another kind
+    code, _, errors = run(capsys, tmp_path, *arguments, "--metrics=lpips_vgg")
+    assert code == 1 and "lpips_vgg holds inception; expected a bundle with lpips" in errors
+
+
+def test_a_network_that_is_not_there(capsys, tmp_path, inverter):
+    metrics = "--metrics=fid,kid,lpips,id_curricular"
+    code, output, errors = run(capsys, tmp_path, f"--checkpoint={inverter}", metrics)
+    assert code == 1 and not output
+    lines = errors.splitlines()
+    assert len(lines) == 3 and all(
+        line.startswith("eval.py: there is no bundles/") for line in lines
+    )
+    for file in ("pt_inception-2015-12-05-6726825d.pth", "alexnet-owt-7be5be79.pth alex.pth"):
+        assert f"python -m convert_weights {file} bundles/" in errors
+    assert "https://github.com/mseitzer/pytorch-fid/releases" in errors
+    assert not (tmp_path / "out").exists() and not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--metrics=l2,sharpness"], "there is no metric 'sharpness'; expected one of l2, "),
+        (["--checkpoint=nothing"], "there is no nothing; "),
+        (
+            ["--checkpoint=toy/features"],
+            "is a feature network; expected an inverter or a generator",
+        ),
+        (
+            ["--images=nowhere", "--metrics=l2"],
+            "nowhere does not exist, expected a folder of images",
+        ),
+        (["--against=tests", "--metrics=l2"], "expected --images beside it and no --checkpoint"),
+        (["--batch_size=0"], "batch_size"),
+        (["--checkpiont=x"], "Unknown command line flag 'checkpiont'"),
+        (
+            [*TOY, "--config.edits.shown=(('grin', 1.0),)", "--metrics=lec"],
+            "there is no direction grin; expected one of yaw, ",
+        ),
+        (["--config=configs/ffhq.py", "--metrics=l2"], "data/celeba_hq_test does not exist"),
+    ],
+)
+def test_bad_input_is_said_in_one_sentence(capsys, tmp_path, inverter, arguments, message):
+    if not any(a.startswith(("--checkpoint", "--against")) for a in arguments):
+        arguments = [f"--checkpoint={inverter}", *arguments]
+    code, output, errors = run(capsys, tmp_path, *arguments)
+    assert code == 1 and message in errors and not output
+    assert len(errors.splitlines()) == 1 and errors.startswith("eval.py: ")
+
+
+def test_images_of_another_size_than_the_toy_features_read(capsys, tmp_path):
+    folders = [f"--images={write_images(tmp_path / 'a', 0)}", f"--against={tmp_path / 'a'}"]
+    code, _, errors = run(capsys, tmp_path, *folders, "--metrics=toy_id")
+    assert code == 1
+    assert errors == "eval.py: toy features read images of 64x64; these are 32x32.\n"
+
+
+def test_without_arguments_and_without_the_shipped_inverter(capsys, tmp_path, monkeypatch):
+    features = bundle.resolve("toy/features")
+    (tmp_path / "shipped").mkdir()
+    (tmp_path / "shipped" / "features").symlink_to(features)
+    monkeypatch.setattr(bundle, "_SHIPPED", str(tmp_path / "shipped"))
+    code, _, errors = run(capsys, tmp_path)
+    assert (code, errors) == (
+        1, "eval.py: toy is not among what the package ships: toy/features.\n",
+    )  # fmt: skip
+
+
+def test_as_a_program():
+    done = subprocess.run(
+        [sys.executable, "eval.py", "--metrics=nonsense"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 1 and "there is no metric 'nonsense'" in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and not done.stdout
