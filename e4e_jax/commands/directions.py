@@ -13,6 +13,7 @@ from e4e_jax.editing.files import save_directions
 from e4e_jax.editing.ganspace import ganspace_directions
 from e4e_jax.editing.interfacegan import boundary, condition
 from e4e_jax.editing.sefa import sefa_directions
+from e4e_jax.editing.stylespace import attribute_channels
 from e4e_jax.inversion.folder import load_latents
 from e4e_jax.toy.faces import FACTORS
 from e4e_jax.toy.features import ToyFeatures
@@ -22,15 +23,16 @@ _BATCH = 100
 
 def add_directions(commands):
     parser = commands.add_parser("directions", help="find editing directions of a generator")
-    parser.add_argument("out", help="the .npz file to write")
+    parser.add_argument("out", help="the .npz file to write; a .csv file of stylespace")
     parser.add_argument(
         "--model", default="toy/generator", help="a bundle (default: toy/generator)"
     )
     parser.add_argument(
-        "--method", choices=("interfacegan", "ganspace", "sefa"), default="interfacegan",
-        help="from scored codes; from the spread of w; from the generator's weights",
+        "--method", choices=tuple(_METHODS), default="interfacegan",
+        help="from scored codes; from the spread of w; from the generator's weights; from scored "
+        "samples, single channels",
     )  # fmt: skip
-    parser.add_argument("--count", type=int, default=10, help="how many, of ganspace and sefa")
+    parser.add_argument("--count", type=int, default=10, help="how many; not of interfacegan")
     parser.add_argument("--samples", type=int, help="draws of w, of interfacegan and ganspace")
     parser.add_argument(
         "--scores", metavar="FILE",
@@ -48,19 +50,21 @@ def add_directions(commands):
 
 
 def _run(flags):
-    if not flags.out.endswith(".npz"):
-        raise ValueError(f"{flags.out} is to hold directions; expected a name that ends in .npz.")
+    suffix = ".csv" if flags.method == "stylespace" else ".npz"
+    if not flags.out.endswith(suffix):
+        raise ValueError(
+            f"{flags.out} is to hold what {flags.method} finds; expected a name in {suffix}."
+        )
     model = models.load(flags.model)
     if not isinstance(model, models.GeneratorModel):
         raise ValueError(f"{flags.model} has no generator; expected an inverter or a generator.")
-    found = {"interfacegan": _interfacegan, "ganspace": _ganspace, "sefa": _sefa}[flags.method](
-        flags, model
-    )
+    found = _METHODS[flags.method](flags, model)
+    save = _save_channels if flags.method == "stylespace" else save_directions
     try:
-        save_directions(flags.out, found)
+        save(flags.out, found)
     except OSError as error:
         raise OSError(f"{flags.out} cannot be written: {error.strerror or error}.") from None
-    print(f"{len(found)} directions: {flags.out}")
+    print(f"{len(found)} {'attributes' if suffix == '.csv' else 'directions'}: {flags.out}")
 
 
 def _sefa(flags, model):
@@ -85,17 +89,31 @@ def _ganspace(flags, model):
     }
 
 
+def _stylespace(flags, model):
+    """Attribute -> [(layer, channel, mean)]; a channel is no direction of w."""
+    codes, scores = _scored_codes(flags, model)
+    found = {}
+    for name, values in scores.items():
+        known = np.isfinite(values)
+        found[name] = attribute_channels(model.generator, codes[known], values[known], flags.count)
+        edits = (f"style:{layer}:{channel}={mean:.2g}" for layer, channel, mean in found[name])
+        print(f"{name}: {' '.join(edits)}")
+    return found
+
+
+def _save_channels(path, found):
+    temporary = f"{path}.tmp"
+    with open(temporary, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["attribute", "layer", "channel", "mean"])
+        writer.writerows(
+            [name, *channel] for name, channels in found.items() for channel in channels
+        )
+    os.replace(temporary, path)
+
+
 def _interfacegan(flags, model):
-    if flags.scores:
-        if not flags.latents:
-            raise ValueError("--scores are about codes; expected --latents=latents.npz with them.")
-        names, codes = load_latents(flags.latents)
-        scores = _read_scores(flags.scores, names)
-        codes = codes.mean(axis=1)  # a plane in W: of every image its mean style
-    elif flags.network:
-        codes, scores = _score_samples(model, flags.network, flags.samples or 20_000)
-    else:
-        raise ValueError("interfacegan needs scores: expected --scores=FILE or --network=BUNDLE.")
+    codes, scores = _scored_codes(flags, model)
     found = {}
     for name, values in scores.items():
         known = np.isfinite(values)
@@ -111,6 +129,27 @@ def _interfacegan(flags, model):
         }
     # A unit is one standard deviation of the codes along the direction, as GANSpace counts.
     return {name: d * np.std(codes @ d).astype(np.float32) for name, d in found.items()}
+
+
+_METHODS = {
+    "interfacegan": _interfacegan,
+    "ganspace": _ganspace,
+    "sefa": _sefa,
+    "stylespace": _stylespace,
+}
+
+
+def _scored_codes(flags, model):
+    """Codes w [N, D] and attribute -> scores [N]."""
+    if flags.scores:
+        if not flags.latents:
+            raise ValueError("--scores are about codes; expected --latents=latents.npz with them.")
+        names, codes = load_latents(flags.latents)
+        scores = _read_scores(flags.scores, names)
+        return codes.mean(axis=1), scores  # in W: of every image its mean style
+    if flags.network:
+        return _score_samples(model, flags.network, flags.samples or 20_000)
+    raise ValueError(f"{flags.method} needs scores: expected --scores=FILE or --network=BUNDLE.")
 
 
 def _score_samples(model, name, samples):

@@ -14,8 +14,9 @@ from e4e_jax import model as models
 from e4e_jax.data.images import image_grid, resize_image, save_png, to_float, to_uint8
 from e4e_jax.data.sources import open_images
 from e4e_jax.editing.directions import apply_direction
-from e4e_jax.editing.edits import parse_edit
+from e4e_jax.editing.edits import ChannelEdit, parse_edit
 from e4e_jax.editing.files import load_directions
+from e4e_jax.editing.stylespace import move_channel
 from e4e_jax.inversion.folder import load_latents, output_names, save_latents
 from e4e_jax.inversion.invert import synthesize_like
 
@@ -30,7 +31,7 @@ def add_edit(commands):
     parser.add_argument("--model", default="toy", help="a bundle (default: toy)")
     parser.add_argument(
         "--edits", nargs="+", required=True, metavar="NAME[@FIRST-LAST]=STRENGTHS",
-        help="such as smile=1, age=-1:1:5, sefa_0=-3,3 or pca_10@7-8=-2",
+        help="such as smile=1, age=-1:1:5, sefa_0=-3,3, pca_10@7-8=-2 or style:3:12=5",
     )  # fmt: skip
     parser.add_argument(
         "--directions", action="append", metavar="FILE",
@@ -60,6 +61,9 @@ def _run(flags):
     for edit in edits:
         frames = []
         for strength in edit.strengths:
+            if isinstance(edit, ChannelEdit):  # which no w_plus can express
+                frames.append(draw(codes, edit, strength))
+                continue
             edited = np.asarray(apply_direction(codes, edit.direction, strength))
             frames.append(draw(edited))
             saved_names += [f"{name} {edit.label}={strength:g}" for name in names]
@@ -78,11 +82,12 @@ def _run(flags):
                 _save_gif(path, [frame[i] for frame in frames])
     shown = cells[:_GRID_ROWS]
     save_png(out / "grid.png", image_grid(shown.reshape(-1, *shown.shape[2:]), len(columns)))
-    save_latents(out / "latents.npz", saved_names, np.concatenate(saved_codes))
+    if saved_codes:
+        save_latents(out / "latents.npz", saved_names, np.concatenate(saved_codes))
     order = ["input"] * len(originals) + ["inversion"]
     order += [f"{edit.label}={s:g}" for edit in edits for s in edit.strengths]
     print(f"{len(names)} images, from left to right: {' | '.join(order)}")
-    print(f"picture: {out}/grid.png\ncodes: {out}/latents.npz")
+    print(f"picture: {out}/grid.png" + (f"\ncodes: {out}/latents.npz" if saved_codes else ""))
 
 
 def _read(name, model, batch_size):
@@ -105,18 +110,31 @@ def _read(name, model, batch_size):
     return source.names, codes, [np.stack([resize_image(image, size) for image in images])]
 
 
-def _draw(model, batch_size, codes):
-    """Codes [N, L, D] -> uint8 [N, H, W, 3]."""
-    return _in_batches(
-        lambda batch: to_uint8(_synthesize(model.generator, batch, size=_size(model))),
-        codes,
-        batch_size,
-    )
+def _draw(model, batch_size, codes, edit=None, strength=0.0):
+    """Codes [N, L, D] -> uint8 [N, H, W, 3], with a channel moved where there is an edit."""
+
+    def draw(batch):
+        if edit is None:
+            return to_uint8(_synthesize(model.generator, batch, size=_size(model)))
+        offset = strength * edit.deviation
+        return to_uint8(
+            _synthesize_moved(
+                model.generator, batch, edit.channel, offset, layer=edit.layer, size=_size(model)
+            )
+        )
+
+    return _in_batches(draw, codes, batch_size)
 
 
 @functools.partial(nnx.jit, static_argnames=("size",))
 def _synthesize(generator, codes, *, size):
     return synthesize_like(generator, jnp.asarray(codes), size)
+
+
+@functools.partial(nnx.jit, static_argnames=("layer", "size"))
+def _synthesize_moved(generator, codes, channel, offset, *, layer, size):
+    styles = move_channel(generator, codes, layer, channel, offset)
+    return synthesize_like(generator, jnp.asarray(codes), size, styles=styles)
 
 
 def _size(model):

@@ -6,9 +6,13 @@ import re
 import numpy as np
 
 from e4e_jax.editing.sefa import sefa_directions
+from e4e_jax.editing.stylespace import channel_deviations
 from e4e_jax.models.stylegan2 import Generator
 
 _WRITTEN = re.compile(r"(?P<name>[^=@]+)(@(?P<first>\d+)-(?P<last>\d+))?=(?P<values>.+)")
+
+
+_CHANNEL = re.compile(r"style:(?P<layer>\d+):(?P<channel>\d+)=(?P<values>.+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,17 +30,41 @@ class Edit:
     strengths: tuple[float, ...]
 
 
-def parse_edit(text: str, directions: dict[str, np.ndarray], generator: Generator) -> Edit:
+@dataclasses.dataclass(frozen=True)
+class ChannelEdit:
+    """One channel of StyleSpace moves by strength · deviation.
+
+    Attributes:
+      label: "style:LAYER:CHANNEL".
+      layer, channel: its place.
+      deviation: of the channel over random codes.
+      strengths: one or more, in standard deviations.
+    """
+
+    label: str
+    layer: int
+    channel: int
+    deviation: float
+    strengths: tuple[float, ...]
+
+
+def parse_edit(
+    text: str, directions: dict[str, np.ndarray], generator: Generator
+) -> Edit | ChannelEdit:
     """Reads NAME=STRENGTHS or NAME@FIRST-LAST=STRENGTHS.
 
     "smile=1" is one strength, "smile=-1,0,1" a list, "smile=-1:1:5" five strengths from -1 to 1,
     "smile@4-7=1" moves layers 4 to 7 alone. NAME is one of `directions`, or sefa_0, sefa_1, ...
-    for the strongest directions of the generator's own weights.
+    for the strongest directions of the generator's own weights. "style:3:12=5" moves channel 12 of
+    convolution 3 in StyleSpace by five of its standard deviations.
 
     Raises:
       ValueError: no such direction, one of another generator, layers that it does not have, or
         another form; in one sentence.
     """
+    channel = _CHANNEL.fullmatch(text.strip())
+    if channel is not None:
+        return _channel_edit(text, channel, generator)
     match = _WRITTEN.fullmatch(text.strip())
     if match is None:
         raise ValueError(
@@ -62,6 +90,20 @@ def parse_edit(text: str, directions: dict[str, np.ndarray], generator: Generato
     chosen = np.zeros((layers, size), np.float32)
     chosen[first : last + 1] = np.broadcast_to(direction, (layers, size))[first : last + 1]
     return Edit(f"{name}@{first}-{last}", chosen, _strengths(text, match["values"]))
+
+
+def _channel_edit(text, match, generator):
+    layer, channel = int(match["layer"]), int(match["channel"])
+    sizes = [conv.kernel.shape[2] for conv in generator.synthesis.convs]
+    if layer >= len(sizes) or channel >= sizes[layer]:
+        raise ValueError(
+            f"the edit {text!r} names channel {channel} of convolution {layer}; this generator has "
+            f"{len(sizes)} convolutions"
+            + (f", and {sizes[layer]} channels in that one." if layer < len(sizes) else ".")
+        )
+    deviation = float(channel_deviations(generator)[layer][channel])
+    strengths = _strengths(text, match["values"])
+    return ChannelEdit(f"style:{layer}:{channel}", layer, channel, deviation, strengths)
 
 
 def _direction(name, directions, generator):

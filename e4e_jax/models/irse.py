@@ -83,12 +83,8 @@ class SqueezeExcite(nnx.Module):
 
     def __init__(self, features, reduction, *, rngs: nnx.Rngs):
         hidden = features // reduction
-        self.fc1 = nnx.Linear(
-            features, hidden, use_bias=False, kernel_init=_INITIALIZER, rngs=rngs
-        )
-        self.fc2 = nnx.Linear(
-            hidden, features, use_bias=False, kernel_init=_INITIALIZER, rngs=rngs
-        )
+        self.fc1 = nnx.Linear(features, hidden, use_bias=False, kernel_init=_INITIALIZER, rngs=rngs)
+        self.fc2 = nnx.Linear(hidden, features, use_bias=False, kernel_init=_INITIALIZER, rngs=rngs)
 
     def __call__(self, x):
         squeezed = jnp.mean(x.astype(jnp.float32), axis=(1, 2))  # [B, C]

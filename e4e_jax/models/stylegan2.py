@@ -87,10 +87,10 @@ class StyledConv(nnx.Module):
         self.up = up
         self.clamp = clamp
 
-    def __call__(self, x, w, noise):
-        """x [B, H, W, I], w [B, w_dim], noise [B or 1, H', W'] or None -> [B, H', W', O]."""
+    def __call__(self, x, style, noise):
+        """x [B, H, W, I], style [B, I], noise [B or 1, H', W'] or None -> [B, H', W', O]."""
         kernel = self.kernel[...] / math.sqrt(9 * self.kernel.shape[2])
-        x = ops.modulated_conv2d(x, kernel, self.modulation(w), up=self.up)
+        x = ops.modulated_conv2d(x, kernel, style, up=self.up)
         if noise is not None:
             x = x + (noise[..., None] * self.noise_strength[...]).astype(x.dtype)
         x = leaky_relu(x + self.bias[...].astype(x.dtype))
@@ -106,10 +106,10 @@ class ToRGB(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((3,)))
         self.clamp = clamp
 
-    def __call__(self, x, w):
-        """x [B, H, W, I], w [B, w_dim] -> RGB [B, H, W, 3] float32."""
+    def __call__(self, x, style):
+        """x [B, H, W, I], style [B, I] -> RGB [B, H, W, 3] float32."""
         kernel = self.kernel[...] / math.sqrt(self.kernel.shape[2])
-        rgb = ops.modulated_conv2d(x, kernel, self.modulation(w), demodulate=False)
+        rgb = ops.modulated_conv2d(x, kernel, style, demodulate=False)
         rgb = rgb.astype(jnp.float32) + self.bias[...]
         return rgb if self.clamp is None else jnp.clip(rgb, -self.clamp, self.clamp)
 
@@ -134,11 +134,20 @@ class SynthesisNetwork(nnx.Module):
         self.to_rgbs = nnx.List(to_rgbs)
         self.dtype = dtype
 
-    def __call__(self, w_plus, *, noise="constant", keys=None):
+    def styles(self, w_plus):
+        """w_plus [B, L, w_dim] -> the style vectors of all convolutions, a list of [B, C_in].
+
+        These span StyleSpace (Wu et al. 2021, arXiv 2011.12799). Of toRGB they are no part: theirs
+        change colours alone, and follow from w_plus.
+        """
+        return [conv.modulation(w_plus[:, i]) for i, conv in enumerate(self.convs)]
+
+    def __call__(self, w_plus, *, styles=None, noise="constant", keys=None):
         """Synthesises images.
 
         Args:
           w_plus: [B, L, w_dim] float32.
+          styles: style vectors as `styles` gives them; None for those of w_plus.
           noise: "constant" (the stored noise images), "random" (from `keys`), "none", or a list
             of one array [B, r, r] for each layer.
           keys: [B] typed PRNG keys, one per example, for random noise.
@@ -146,16 +155,17 @@ class SynthesisNetwork(nnx.Module):
         Returns:
           [B, R, R, 3] float32.
         """
+        styles = self.styles(w_plus) if styles is None else styles
         x = jnp.broadcast_to(self.constant[...], (w_plus.shape[0], *self.constant.shape))
         x = x.astype(self.dtype)
         rgb = None
         # Style i goes to convolution i; the toRGB behind convolution i shares style i + 1 with
         # the next resolution's up-convolution.
         for i, conv in enumerate(self.convs):
-            x = conv(x, w_plus[:, i], _layer_noise(conv, i, noise, keys))
+            x = conv(x, styles[i], _layer_noise(conv, i, noise, keys))
             if not conv.up:
                 to_rgb = self.to_rgbs[i // 2]
-                new = to_rgb(x, w_plus[:, i + 1])
+                new = to_rgb(x, to_rgb.modulation(w_plus[:, i + 1]))
                 rgb = new if rgb is None else ops.upsample(rgb) + new
         return rgb
 

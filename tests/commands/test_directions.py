@@ -54,11 +54,24 @@ def test_ganspace_and_sefa(inverter, tmp_path, capsys):
     assert set(load_directions(tmp_path / "s.npz")) == {"sefa_0", "sefa_1"}
 
 
+def test_stylespace_channels_are_listed(inverter, scored, tmp_path, capsys):
+    latents, scores, _ = scored
+    np.savez(tmp_path / "scores.npz", brightness=scores)
+    flags = ["--method=stylespace", f"--latents={latents}", f"--scores={tmp_path}/scores.npz"]
+    out = tmp_path / "channels.csv"
+    assert run(out, inverter, *flags, "--count=3") == 0
+    header, *rows = out.read_text().splitlines()
+    assert header == "attribute,layer,channel,mean" and len(rows) == 3
+    _, layer, channel, mean = rows[0].split(",")
+    assert f"brightness: style:{layer}:{channel}={float(mean):.2g} " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "flags, sentence",
     [
         ([], "interfacegan needs scores"),
         (["--scores=x.csv"], "expected --latents=latents.npz"),
+        (["--method=stylespace"], "expected a name in .csv"),
         (["--method=sefa", "--count=9"], "--count is 9; expected 1 to 8"),
         (["--method=ganspace", "--count=0"], "expected 1 to 8 components"),
         (["--network=toy/generator"], "gives no scores of attributes"),

@@ -9,6 +9,7 @@ import e4e_jax
 from e4e_jax.__main__ import main
 from e4e_jax.data.images import decode_image, to_uint8
 from e4e_jax.editing.files import save_directions
+from e4e_jax.editing.stylespace import channel_deviations
 from e4e_jax.inversion.folder import load_latents, save_latents
 
 
@@ -59,11 +60,33 @@ def test_images_are_inverted_first_and_animated(inverter, images, tmp_path, caps
         assert animation.n_frames == 6  # four there, two back
 
 
+def test_a_channel_of_stylespace_moves(inverter, tmp_path, capsys):
+    model = e4e_jax.load(inverter)
+    codes = np.random.default_rng(0).normal(size=(2, 6, 8)).astype(np.float32)
+    save_latents(tmp_path / "latents.npz", ["a.png", "b.png"], codes)
+    assert (
+        run(tmp_path / "latents.npz", tmp_path / "out", inverter, "--edits", "style:2:5=0,4") == 0
+    )
+    assert "codes:" not in capsys.readouterr().out
+    strip = decode_image(tmp_path / "out" / "a.png").astype(int)
+    plain, unmoved, moved = np.split(strip, 3, axis=1)
+    assert np.abs(plain - unmoved).max() <= 1 < np.abs(plain - moved).max()
+
+    generator = model.generator
+    deviation = channel_deviations(generator)[2][5]
+    styles = generator.synthesis.styles(codes)
+    styles[2] = styles[2].at[:, 5].add(4 * deviation)
+    expected = to_uint8(generator.synthesis(codes, styles=styles))[0].astype(int)
+    assert np.abs(moved - expected).max() <= 1
+
+
 @pytest.mark.parametrize(
     "flags, sentence",
     [
         (["--edits", "nothing=1"], "there is no direction nothing"),
         (["--edits", "wrong=1"], "has shape [5]"),
+        (["--edits", "style:9:0=1"], "this generator has 5 convolutions"),
+        (["--edits", "style:0:99=1"], "and 8 channels in that one"),
         (["--edits", "sefa_0=1", "--directions=nowhere.npz"], "there is no nowhere.npz"),
         (["--edits", "sefa_0=1", "--model=toy/features"], "has no generator"),
         (["--edits", "sefa_0=1", "--model=toy/generator"], "the model has no encoder"),

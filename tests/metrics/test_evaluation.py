@@ -326,7 +326,11 @@ def random_network(build):
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"around_average": False}, {"iterative": True, "coarse": 10, "middle": 10}],
+    [
+        {},
+        pytest.param({"around_average": False}, marks=pytest.mark.slow),
+        {"iterative": True, "coarse": 10, "middle": 10},
+    ],
     ids=["e4e", "without average", "iterative"],
 )
 def test_inversion_is_that_of_the_model(fields):

@@ -100,9 +100,12 @@ def test_clamp_bounds_activations_and_colours():
     ours, _ = pair(small(16, conv_clamp=0.8))
     codes = random_codes(ours.config)
     x = jnp.ones((3, 8, 8, 8))
-    features = ours.synthesis.convs[2](x, codes[:, 0], None)
+    conv = ours.synthesis.convs[2]
+    features = conv(x, conv.modulation(codes[:, 0]), None)
     assert jnp.max(jnp.abs(features)) == jnp.float32(0.8)  # behind the activation's gain of √2
-    assert jnp.max(jnp.abs(ours.synthesis.to_rgbs[1](10 * x, codes[:, 0]))) == jnp.float32(0.8)
+    to_rgb = ours.synthesis.to_rgbs[1]
+    rgb = to_rgb(10 * x, to_rgb.modulation(codes[:, 0]))
+    assert jnp.max(jnp.abs(rgb)) == jnp.float32(0.8)
 
 
 def test_path_length_gradients_match_torch_double_backward():

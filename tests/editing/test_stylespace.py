@@ -1,0 +1,54 @@
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from helpers import randomize, relative_error
+
+from e4e_jax.editing.stylespace import attribute_channels, channel_deviations, move_channel
+from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
+
+CONFIG = GeneratorConfig(16, z_dim=8, w_dim=8, mapping_layers=2, channel_base=64, channel_max=8)
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return randomize(Generator(CONFIG, rngs=nnx.Rngs(0)))
+
+
+def test_styles_of_the_codes_change_nothing(generator):
+    codes = np.random.default_rng(0).normal(size=(2, 6, 8)).astype(np.float32)
+    styles = generator.synthesis.styles(codes)
+    assert [style.shape for style in styles] == [(2, 4 if i > 3 else 8) for i in range(5)]
+    again = generator.synthesis(codes, styles=styles)
+    assert relative_error(again, generator.synthesis(codes)) < 1e-6
+
+
+def test_one_channel_moves(generator):
+    codes = np.random.default_rng(0).normal(size=(2, 6, 8)).astype(np.float32)
+    before = generator.synthesis.styles(codes)
+    after = move_channel(generator, codes, 3, 2, 1.5)
+    for i, (a, b) in enumerate(zip(before, after, strict=True)):
+        expected = np.zeros_like(a)
+        if i == 3:
+            expected[:, 2] = 1.5
+        np.testing.assert_allclose(b - a, expected, atol=1e-6)
+
+
+def test_deviations_are_those_of_random_codes(generator):
+    deviations = channel_deviations(generator, samples=200, seed=3)
+    w = generator.mapping(jax.random.normal(jax.random.key(3), (200, 8)))
+    expected = np.std(generator.synthesis.convs[1].modulation(w), axis=0)
+    assert relative_error(deviations[1], expected) < 1e-5
+
+
+def test_the_channel_that_makes_the_score_is_found(generator):
+    w = np.asarray(generator.mapping(jax.random.normal(jax.random.key(0), (3000, 8))))
+    styles = np.asarray(generator.synthesis.convs[2].modulation(w))
+    for sign in (1, -1):
+        layer, channel, mean = attribute_channels(generator, w, sign * styles[:, 4])[0]
+        assert (layer, channel) == (2, 4) and sign * mean > 1.5
+
+
+def test_too_few_codes(generator):
+    with pytest.raises(ValueError, match="at least 20 codes"):
+        attribute_channels(generator, np.zeros((5, 8)), np.zeros(5))
