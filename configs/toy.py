@@ -23,7 +23,7 @@ def get_config():
     config.encoder.widths, config.encoder.depths = (16, 32, 64, 128), (1, 2, 2, 1)
 
     config.objective.l2 = 2.0
-    config.objective.identity = 0.1
+    config.objective.identity = 0.5
     config.objective.progressive_start = 200
     config.objective.progressive_every = 40
     # Not Ranger: at 1,200 steps Adam with warm-up is the safe choice; the two were not compared.

@@ -81,7 +81,7 @@ class Bundle:
 
 
 def save_bundle(
-    path, kind: str, networks: dict, metadata=None, *, arguments=None, overwrite=False
+    path, kind: str, networks: dict, metadata=None, *, arguments=None, half=False, overwrite=False
 ) -> None:
     """Writes a bundle, whole or not at all. Of several hosts the first one writes.
 
@@ -92,6 +92,7 @@ def save_bundle(
       metadata: anything that JSON can hold.
       arguments: name -> {argument: value} for networks that are not built from their attribute
         `config` alone, or from nothing.
+      half: store the numbers in float16, half the size, of which three digits are left.
       overwrite: replace a bundle that is at `path`.
 
     Raises:
@@ -118,11 +119,14 @@ def save_bundle(
         arrays[name] = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(network)))
         built = nnx.to_pure_dict(nnx.state(_build(name, described[name])))
         _compare(f"The {name} is not what its arguments build", built, arrays[name])
+    if half:
+        arrays = jax.tree.map(lambda x: x.astype(np.float16) if x.dtype.kind == "f" else x, arrays)
     text = json.dumps(
         {
             "format": FORMAT,
             "kind": kind,
             "networks": described,
+            "stored_as": "float16" if half else "float32",
             "value_ranges": {"images": [-1, 1]},
             "metadata": metadata or {},
             "versions": {"e4e-jax": e4e_jax.__version__}
@@ -170,7 +174,7 @@ def load_bundle(name, *, dtype=None) -> Bundle:
                 f"{path}/{_JSON}: the {part} cannot be built ({_reason(error)})."
             ) from error
     expected = {part: nnx.to_pure_dict(nnx.state(network)) for part, network in networks.items()}
-    arrays = _read_arrays(path, expected)
+    arrays = _read_arrays(path, expected, cast=description.get("stored_as") == "float16")
     for part, network in networks.items():
         state = nnx.state(network)
         nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, arrays[part]))
@@ -298,9 +302,12 @@ def _write_arrays(folder, arrays):
     (epath.Path(folder) / "commit_success.txt").unlink(missing_ok=True)
 
 
-def _read_arrays(path, expected):
+def _read_arrays(path, expected, cast):
     # As NumPy arrays: where the writer's devices were does not matter.
-    types = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), expected)
+    types = jax.tree.map(
+        lambda x: ocp.RestoreArgs(restore_type=np.ndarray, dtype=x.dtype if cast else None),
+        expected,
+    )
     try:
         arrays = ocp.PyTreeCheckpointHandler().restore(
             epath.Path(path) / _ARRAYS, args=ocp.args.PyTreeRestore(expected, restore_args=types)

@@ -344,3 +344,19 @@ def test_wrong_inputs_are_one_sentence(tmp_path):
     )
     with pytest.raises(ValueError, match=r"codes of shape \[B, 5, 8\]; its .* takes \[B, 6, 8\]"):
         e4e_jax.load(tmp_path / "c")
+
+
+def test_half_precision_keeps_three_digits_in_half_the_size(tmp_path):
+    encoder, generator = save_inverter(tmp_path / "full")
+    save_inverter(tmp_path / "half", half=True)
+    sizes = [
+        sum(file.stat().st_size for file in (tmp_path / name / "arrays").rglob("*"))
+        for name in ("full", "half")
+    ]
+    assert sizes[1] < 0.9 * sizes[0]  # of tiny networks, whose descriptions weigh most
+    opened = bundle.load_bundle(tmp_path / "half").networks
+    for name, network in (("encoder", encoder), ("generator", generator)):
+        found, expected = nnx.state(opened[name]), nnx.state(network)
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(a, np.asarray(b).astype(np.float16).astype(np.float32))
