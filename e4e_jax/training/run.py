@@ -22,7 +22,7 @@ from e4e_jax.training.ranger import ranger
 from e4e_jax.training.schedules import make_schedule
 
 # Index ranges of the endless toy set: what is trained on is never validated on.
-_TOY_HELD_OUT = 1_000_000_000
+TOY_HELD_OUT = 1_000_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ def build_source(data, *, held_out: bool):
     """
     if data.source == "toy":
         size = data.num_validation if held_out else data.num_images
-        return ToyFaces(size, seed=data.seed, start=_TOY_HELD_OUT if held_out else 0)
+        return ToyFaces(size, seed=data.seed, start=TOY_HELD_OUT if held_out else 0)
     if data.source == "folder":
         field = "validation_path" if held_out else "path"
         if not data[field]:

@@ -1,0 +1,26 @@
+"""python -m e4e_jax toy OUT: draws built-in faces, for trying everything without data."""
+
+import os
+
+from e4e_jax.data.images import save_png
+from e4e_jax.toy.faces import ToyFaces
+from e4e_jax.training.run import TOY_HELD_OUT
+
+
+def add_toy(commands):
+    parser = commands.add_parser("toy", help="draw built-in faces as image files")
+    parser.add_argument("out", help="folder to fill")
+    parser.add_argument("--count", type=int, default=16)
+    parser.add_argument("--size", type=int, default=64, help="pixels of a side")
+    parser.set_defaults(run=_run)
+
+
+def _run(flags):
+    for name in ("count", "size"):
+        if getattr(flags, name) < 1:
+            raise ValueError(f"--{name} is {getattr(flags, name)}; expected at least 1.")
+    faces = ToyFaces(flags.count, resolution=flags.size, start=TOY_HELD_OUT)
+    os.makedirs(flags.out, exist_ok=True)
+    for i in range(flags.count):
+        save_png(os.path.join(flags.out, f"face{i:04d}.png"), faces[i])
+    print(f"{flags.count} faces: {flags.out}")
