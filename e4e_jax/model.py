@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 
 from e4e_jax import bundle
-from e4e_jax.inversion.invert import synthesize_like
+from e4e_jax.inversion.invert import encode
 from e4e_jax.models.encoder import Encoder
 from e4e_jax.models.stylegan2 import Generator
 
@@ -76,16 +76,15 @@ class Inverter(GeneratorModel):
                 f"takes [B, {self.num_styles}, {generator.config.w_dim}]."
             )
         self.iterations = 5 if encoder.config.iterative else 1
-        self._encode = _compiled(encoder, lambda network, images: network(images))
-        self._reconstruct = _compiled(
-            generator, lambda network, codes: synthesize_like(network, codes, self.image_size)
+        self._encode = _compiled(
+            nnx.Dict(encoder=encoder, generator=generator),
+            lambda networks, images, iterations: encode(
+                networks.encoder, networks.generator, images, iterations=iterations
+            ),
         )
 
     def encode(self, images, iterations: int | None = None) -> jax.Array:
         """Images [B, H, W, C] in [-1, 1] -> codes w_plus [B, L, D], `latent_avg` added.
-
-        An iterative encoder (Alaluf et al. 2021, section 3.2) starts from the average code and
-        its image; each iteration adds what it reads from the image beside its reconstruction.
 
         Args:
           images: C is 3 but for encoders of other inputs, such as sketches or segmentations.
@@ -102,14 +101,7 @@ class Inverter(GeneratorModel):
         if iterations < 1 or (iterations > 1 and not config.iterative):
             expected = "1 or more" if config.iterative else "1, for the encoder is not iterative"
             raise ValueError(f"iterations is {iterations}; expected {expected}.")
-        if not config.iterative:
-            offsets = self._encode(images)
-            return self.latent_avg + offsets if config.around_average else offsets
-        codes = jnp.repeat(self.latent_avg[None], images.shape[0], axis=0)
-        for _ in range(iterations):
-            pairs = jnp.concatenate([images, self._reconstruct(codes)], axis=-1)
-            codes = codes + self._encode(pairs)
-        return codes
+        return self._encode(images, iterations)
 
 
 class FeatureModel:

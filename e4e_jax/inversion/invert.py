@@ -1,12 +1,41 @@
 """Images -> codes by an encoder, and codes -> images as encoders and losses see them."""
 
+import jax
+import jax.numpy as jnp
+
 from e4e_jax.models.encoder import Encoder
 from e4e_jax.models.stylegan2 import Generator
 
 
+def encode(encoder: Encoder, generator: Generator, images, stage=None, *, iterations=1):
+    """Images -> codes w_plus [B, L, D], `latent_avg` added.
+
+    An iterative encoder (ReStyle; Alaluf et al. 2021, arXiv 2104.02699, section 3.2) starts from
+    the average code and its image; each iteration adds what it reads from the image beside its
+    reconstruction.
+
+    Args:
+      encoder, generator: that belong together.
+      images: [B, H, W, C] in [-1, 1], of the encoder's size.
+      stage: e4e's progressive stage, see `Encoder`.
+      iterations: of an iterative encoder, possibly traced; the others have one.
+    """
+    config = encoder.config
+    average = generator.broadcast(generator.latent_avg[...][None])  # [1, L, D]
+    if not config.iterative:
+        offsets = encoder(images, stage)
+        return average + offsets if config.around_average else offsets
+
+    def improve(_, codes):
+        seen = synthesize_like(generator, codes, config.image_size)
+        return codes + encoder(jnp.concatenate([images, seen], axis=-1))
+
+    return jax.lax.fori_loop(0, iterations, improve, jnp.repeat(average, images.shape[0], axis=0))
+
+
 def invert(encoder: Encoder, generator: Generator, images, stage=None, **noise):
     """Images [B, H, W, 3] -> codes w_plus [B, L, D] and their synthesis [B, H, W, 3]."""
-    codes = generator.latent_avg[...] + encoder(images, stage)
+    codes = encode(encoder, generator, images, stage)
     return codes, synthesize_like(generator, codes, encoder.config.image_size, **noise)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from e4e_jax.data.images import ImageError
 from e4e_jax.data.pipeline import make_pipeline
 from e4e_jax.data.sources import Subset
-from e4e_jax.inversion.invert import synthesize_like
+from e4e_jax.inversion import invert
 from e4e_jax.metrics.cache import identify_images
 from e4e_jax.metrics.evaluation import Pass
 
@@ -37,20 +37,11 @@ def inversion_functions(model) -> tuple[Callable, Callable]:
         raise ValueError(f"the encoder reads images of {channels} channels; expected 3.")
 
     def encode(networks, images):
-        encoder, generator = networks["encoder"], networks["generator"]
-        average = generator.broadcast(generator.latent_avg[...][None])  # [1, L, D]
-        if not config.iterative:
-            return average + encoder(images) if config.around_average else encoder(images)
-
-        def improve(_, codes):
-            seen = synthesize_like(generator, codes, config.image_size)
-            return codes + encoder(jnp.concatenate([images, seen], axis=-1))
-
-        first = jnp.repeat(average, images.shape[0], axis=0)
-        return jax.lax.fori_loop(0, model.iterations, improve, first)
+        parts = networks["encoder"], networks["generator"]
+        return invert.encode(*parts, images, iterations=model.iterations)
 
     def synthesize(networks, codes):
-        return synthesize_like(networks["generator"], codes, config.image_size)
+        return invert.synthesize_like(networks["generator"], codes, config.image_size)
 
     return encode, synthesize
 
