@@ -49,9 +49,9 @@ def make(build):
 def inverter(tmp_path_factory):
     """A bundle of the toy inverter's sizes outside, and next to nothing inside."""
     encoder = EncoderConfig(
-        num_styles=10, style_dim=128, image_size=(64, 64), backbone=BACKBONE, coarse=3, middle=7
+        num_styles=10, style_dim=64, image_size=(64, 64), backbone=BACKBONE, coarse=3, middle=7
     )
-    generator = GeneratorConfig(64, 8, 128, 2, channel_base=256, channel_max=4)
+    generator = GeneratorConfig(64, 8, 64, 2, channel_base=256, channel_max=4)
     networks = {
         "encoder": make(lambda: Encoder(encoder, rngs=nnx.Rngs(0))),
         "generator": make(lambda: Generator(generator, rngs=nnx.Rngs(0))),

@@ -67,7 +67,7 @@ class EncoderConfig:
     @classmethod
     def toy(cls):
         """Ten styles of a 64x64 generator."""
-        return cls(num_styles=10, style_dim=128, image_size=(64, 64), backbone=IRSEConfig.toy())
+        return cls(num_styles=10, style_dim=64, image_size=(64, 64), backbone=IRSEConfig.toy())
 
     @property
     def has_pyramid(self) -> bool:
