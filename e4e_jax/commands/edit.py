@@ -17,7 +17,7 @@ from e4e_jax.editing.directions import apply_direction
 from e4e_jax.editing.edits import ChannelEdit, parse_edit
 from e4e_jax.editing.files import load_directions
 from e4e_jax.editing.stylespace import move_channel
-from e4e_jax.inversion.folder import load_latents, output_names, save_latents
+from e4e_jax.inversion.folder import check_output, load_latents, output_names, save_latents
 from e4e_jax.inversion.invert import synthesize_like
 
 _GRID_ROWS = 16
@@ -53,7 +53,7 @@ def _run(flags):
     for file in files:
         directions |= load_directions(bundle.resolve(file))
     edits = [parse_edit(text, directions, model.generator) for text in flags.edits]
-    names, codes, originals = _read(flags.input, model, flags.batch_size)
+    names, codes, originals = _read(flags, model)
     draw = functools.partial(_draw, model, flags.batch_size)
 
     columns, saved_names, saved_codes = [*originals, draw(codes)], [], []
@@ -72,6 +72,8 @@ def _run(flags):
         animations.append(frames)
 
     out = pathlib.Path(flags.out)
+    if os.path.realpath(out / "latents.npz") == os.path.realpath(flags.input):
+        raise ValueError(f"{flags.input} would be replaced; choose another folder for OUT.")
     cells = np.stack(columns, axis=1)  # [N, columns, H, W, 3]
     for i, file in enumerate(output_names(names)):
         (out / file).parent.mkdir(parents=True, exist_ok=True)
@@ -90,9 +92,10 @@ def _run(flags):
     print(f"picture: {out}/grid.png" + (f"\ncodes: {out}/latents.npz" if saved_codes else ""))
 
 
-def _read(name, model, batch_size):
+def _read(flags, model):
     """Names, codes [N, L, D], and the images themselves in a list, empty where codes were given."""
-    if str(name).endswith(".npz"):
+    name = flags.input
+    if name.endswith(".npz"):
         names, codes = load_latents(name)
         expected = (model.num_styles, model.generator.config.w_dim)
         if codes.shape[1:] != expected:
@@ -104,8 +107,9 @@ def _read(name, model, batch_size):
     if not isinstance(model, models.Inverter):
         raise ValueError(f"{name} are images and the model has no encoder; expected a latents.npz.")
     source = open_images(name)
+    check_output(flags.out, source)
     images = np.stack([resize_image(source[i], model.image_size) for i in range(len(source))])
-    codes = _in_batches(lambda batch: model.encode(to_float(batch)), images, batch_size)
+    codes = _in_batches(lambda batch: model.encode(to_float(batch)), images, flags.batch_size)
     size = _size(model)
     return source.names, codes, [np.stack([resize_image(image, size) for image in images])]
 

@@ -12,7 +12,7 @@ from e4e_jax import model as models
 from e4e_jax.data.images import ImageError
 from e4e_jax.data.sources import open_images
 from e4e_jax.inversion.align import AlignedFaces, is_aligned
-from e4e_jax.inversion.folder import Inverted, invert_folder
+from e4e_jax.inversion.folder import Inverted, check_output, invert_folder
 from e4e_jax.inversion.invert import synthesize_like
 from e4e_jax.inversion.refine import optimize_w, optimize_w_plus, tune_generator
 from e4e_jax.metrics.cache import hash_files
@@ -55,6 +55,7 @@ def _run(flags):
         if getattr(flags, name) < lowest:
             raise ValueError(f"--{name} is {getattr(flags, name)}; expected at least {lowest}.")
     source = open_images(flags.images)
+    check_output(flags.out, source)
     model = models.load(flags.model)
     if not isinstance(model, models.Inverter):
         raise ValueError(f"{flags.model} has no encoder; expected a bundle of kind inverter.")

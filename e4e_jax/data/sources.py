@@ -22,6 +22,7 @@ class ImageFolder:
     Attributes:
       path: the folder.
       names: paths of the images relative to it, with forward slashes.
+      paths: of the files.
 
     Raises:
       FileNotFoundError: there is no such folder.
@@ -37,6 +38,10 @@ class ImageFolder:
         if not self.names:
             known = ", ".join(EXTENSIONS)
             raise ValueError(f"{self.path} contains no images, expected files ending in {known}")
+
+    @property
+    def paths(self):
+        return [self.path / name for name in self.names]
 
     def __len__(self):
         return len(self.names)
@@ -87,26 +92,27 @@ class ImageFiles:
 
     Attributes:
       names: the paths without the folders that all of them share.
+      paths: of the files.
 
     Raises:
       ValueError: there are none, or one is named twice.
     """
 
     def __init__(self, paths):
-        self._paths = [Path(path) for path in paths]
-        if not self._paths:
+        self.paths = [Path(path) for path in paths]
+        if not self.paths:
             raise ValueError("no image files are named, expected at least one")
-        parents = [path.parent.as_posix() for path in self._paths]
+        parents = [path.parent.as_posix() for path in self.paths]
         shared = os.path.commonpath(parents) if len(set(parents)) > 1 else parents[0]
-        self.names = [os.path.relpath(path, shared) for path in self._paths]
+        self.names = [os.path.relpath(path, shared) for path in self.paths]
         if len(set(self.names)) < len(self.names):
             raise ValueError("an image file is named twice, expected different files")
 
     def __len__(self):
-        return len(self._paths)
+        return len(self.paths)
 
     def __getitem__(self, index):
-        return decode_image(self._paths[index])
+        return decode_image(self.paths[index])
 
 
 def open_images(pattern):

@@ -118,18 +118,30 @@ def invert_folder(
         multihost_utils.sync_global_devices("inverted")
     if jax.process_index() == 0:
         _merge(out)
-        _write_grid(out, source, files, bad, image_size)
+        _write_grid(out, source, files, image_size)
     return len(todo) - len(bad), bad
 
 
 def output_names(names: Sequence[str]) -> list[str]:
-    """PNG names after the inputs'; the extension stays where two inputs differ in nothing else."""
+    """PNG names after the inputs'.
+
+    The extension stays where two inputs differ in nothing else, and where the name is the grid's.
+    """
     stems = [os.path.splitext(name)[0] for name in names]
     inputs = collections.Counter(stems)
     return [
-        f"{stem if inputs[stem] == 1 else name}.png"
+        f"{stem if inputs[stem] == 1 and f'{stem}.png' != _GRID else name}.png"
         for name, stem in zip(names, stems, strict=True)
     ]
+
+
+def check_output(out, source) -> None:
+    """Raises ValueError where results of these image files would replace files of theirs."""
+    inputs = {os.path.realpath(path) for path in source.paths}
+    for file in [_GRID, *output_names(source.names)]:
+        path = os.path.join(out, file)
+        if os.path.realpath(path) in inputs:
+            raise ValueError(f"{path} is one of the images to read; choose another folder for OUT.")
 
 
 def load_latents(path) -> tuple[list[str], np.ndarray]:
@@ -236,10 +248,10 @@ def _merge(out):
     (out / _PARTS).rmdir()
 
 
-def _write_grid(out, source, files, bad, image_size):
-    cells = []
+def _write_grid(out, source, files, image_size):
+    cells, done = [], set(_finished(out))
     for i, name in enumerate(source.names):
-        if name not in bad and len(cells) < 2 * _GRID_ROWS * _GRID_PAIRS:
+        if name in done and len(cells) < 2 * _GRID_ROWS * _GRID_PAIRS:
             cells.append(resize_image(source[i], image_size))
             cells.append(resize_image(decode_image(out / files[i]), image_size))
     if cells:

@@ -135,3 +135,20 @@ def test_an_encoder_of_faces_warns_of_what_is_not_aligned(inverter, tmp_path, ca
     save_png(tmp_path / "face.png", drawn_face())
     assert run(tmp_path / "face.png", tmp_path / "out", tmp_path / "faces") == 0
     assert "face.png show no face where this encoder expects it" in capsys.readouterr().err
+
+
+def test_inputs_are_never_written_over(inverter, images, tmp_path, capsys):
+    before = {path: path.read_bytes() for path in images.rglob("*.*")}
+    assert run(images, images, inverter) == 1
+    assert "is one of the images to read" in capsys.readouterr().err
+    assert (
+        main(["edit", str(images), str(images), f"--model={inverter}", "--edits", "sefa_0=1"]) == 1
+    )
+    assert "is one of the images to read" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in images.rglob("*.*")} == before
+
+
+def test_an_image_named_as_the_grid_keeps_its_own_inversion(inverter, images, tmp_path):
+    (images / "a.png").rename(images / "grid.png")
+    assert run(images, tmp_path / "out", inverter) == 0
+    assert decode_image(tmp_path / "out" / "grid.png.png").shape == (16, 16, 3)
