@@ -92,7 +92,7 @@ def get_generator_config() -> ml_collections.ConfigDict:
 
     config.generator = generator = ml_collections.ConfigDict()
     generator.z_dim = generator.w_dim = 512
-    generator.mapping_layers = 8
+    generator.mapping_layers, generator.mapping_lr_mul = 8, 0.01
     generator.channel_base, generator.channel_max = 32768, 512
 
     config.objective = objective = ml_collections.ConfigDict()
@@ -112,5 +112,9 @@ def get_generator_config() -> ml_collections.ConfigDict:
     config.discriminator_features = ""
 
     config.features = ""  # bundle of the network behind FID; "" for none
+
+    # Of the toy source only: weights of the distance to the face that a code stands for.
+    config.supervision = supervision = ml_collections.ConfigDict()
+    supervision.l2 = supervision.perceptual = 0.0
     config.fid_samples = 10_000
     return config

@@ -12,8 +12,8 @@ def get_config():
     config = common.get_generator_config()
     config.name = "toy_generator"
     config.batch_size = 16
-    config.total_steps = 11_000
-    config.validate_every = 2_500
+    config.total_steps = 7_000
+    config.validate_every = 3_500
     config.checkpoint_every = 500
     config.validation_batch_size = 64
 
@@ -24,21 +24,23 @@ def get_config():
     config.data.num_validation = 10_000
 
     generator = config.generator
-    generator.z_dim = generator.w_dim = 64
-    generator.mapping_layers = 4
+    generator.z_dim, generator.w_dim = 24, 64
+    generator.mapping_layers, generator.mapping_lr_mul = 4, 1.0
     generator.channel_base, generator.channel_max = 1024, 64
 
     objective = config.objective
     objective.r1_gamma = 1.0
     objective.path_length_weight = 0.0
-    objective.style_mixing = 0.5
+    objective.style_mixing = 0.0  # supervision ties a code to one face
     objective.random_noise = False  # the faces have no detail that is left to chance
     objective.ema_halflife_images = 5_000.0
 
+    config.optimizer.b1, config.optimizer.learning_rate = 0.9, 1e-2
+    config.discriminator_optimizer.learning_rate = 3e-3
     for section in (config.optimizer, config.discriminator_optimizer):
-        section.learning_rate = 3e-3
         section.schedule = "linear"
-        section.schedule_options = {"begin": 7_500, "final_fraction": 0.1}
+        section.schedule_options = {"begin": 2_000, "final_fraction": 0.02}
 
     config.discriminator_features = config.features = "toy/features"
+    config.supervision.l2, config.supervision.perceptual = 300.0, 20.0
     return config

@@ -18,7 +18,7 @@ class GeneratorConfig:
     Attributes:
       resolution: side of the image, a power of two from 8 to 1024.
       z_dim, w_dim: sizes of the latent codes.
-      mapping_layers: depth of the mapping network.
+      mapping_layers, mapping_lr_mul: depth and learning-rate multiplier of the mapping network.
       channel_base, channel_max: a layer at r x r has min(channel_base / r, channel_max) channels.
       conv_clamp: bound on every layer's output, for generators trained in float16; None for none.
     """
@@ -27,6 +27,7 @@ class GeneratorConfig:
     z_dim: int = 512
     w_dim: int = 512
     mapping_layers: int = 8
+    mapping_lr_mul: float = 0.01
     channel_base: int = 32768
     channel_max: int = 512
     conv_clamp: float | None = None
@@ -59,12 +60,12 @@ class LatentAverage(nnx.Variable):
 
 
 class MappingNetwork(nnx.Module):
-    """z [B, z_dim] -> w [B, w_dim]: normalisation and equalised layers at 1/100 learning rate."""
+    """z [B, z_dim] -> w [B, w_dim]: normalisation, then slowly learning equalised layers."""
 
     def __init__(self, config: GeneratorConfig, *, rngs: nnx.Rngs):
         sizes = [config.z_dim] + [config.w_dim] * config.mapping_layers
         self.layers = nnx.List(
-            EqualLinear(i, o, lr_mul=0.01, rngs=rngs)
+            EqualLinear(i, o, lr_mul=config.mapping_lr_mul, rngs=rngs)
             for i, o in zip(sizes[:-1], sizes[1:], strict=True)
         )
 

@@ -47,7 +47,11 @@ class ToyFeatures(nnx.Module):
         return self.factors(jax.nn.relu(self.pooled(images)))
 
     def pooled(self, images):
-        """Features for FID: images [B, S, S, 3] -> [B, E] float32."""
+        """Features for FID: images [B, H, W, 3] -> [B, E] float32; other sizes are resized to S."""
+        size = self.config.image_size
+        if images.shape[1:3] != (size, size):
+            shape = (images.shape[0], size, size, 3)
+            images = jax.image.resize(images, shape, "linear")
         coarse = self.backbone(images)[-1]  # [B, S/16, S/16, C]
         return self.embedding(coarse.astype(jnp.float32).reshape(coarse.shape[0], -1))
 

@@ -17,8 +17,13 @@ from e4e_jax.models.feature_discriminator import FeatureDiscriminator
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig, mean_latent
 from e4e_jax.toy.faces import FACTORS
 from e4e_jax.toy.features import ToyFeatures
+from e4e_jax.toy.latents import face_latents
 from e4e_jax.training import parallel
-from e4e_jax.training.generator_step import GeneratorOptions, make_generator_step
+from e4e_jax.training.generator_step import (
+    GeneratorOptions,
+    Supervision,
+    make_generator_step,
+)
 from e4e_jax.training.run import (
     Run,
     build_optimizer,
@@ -55,12 +60,22 @@ def build_generator_run(config, mesh) -> Run:
         discriminator = FeatureDiscriminator(
             generator_config, network.features, dtype=dtype, rngs=rngs
         )
+    supervision = None
+    if any(config.supervision.values()):
+        if config.data.source != "toy":
+            raise ValueError(
+                f"config.supervision is on and config.data.source is {config.data.source!r}; "
+                "expected 'toy', the only source that knows what its images show."
+            )
+        network = bundle.load_network(config.features)
+        supervision = Supervision(**config.supervision, latents=face_latents, network=network)
     init, step = make_generator_step(
         generator,
         discriminator,
         build_optimizer(config.optimizer, config.total_steps),
         build_optimizer(config.discriminator_optimizer, config.total_steps),
         GeneratorOptions(**config.objective),
+        supervision=supervision,
         global_batch=config.batch_size,
     )
     evaluation = _GeneratorEvaluation(config, generator)
@@ -89,7 +104,7 @@ def build_generator_run(config, mesh) -> Run:
     return Run(
         state=parallel.replicate(init(jax.random.key(config.seed)), mesh),
         step=parallel.parallelize(float_images(_with_index(step)), mesh),
-        batches=training_batches(config),
+        batches=training_batches(config, with_factors=supervision is not None),
         validate=lambda state: {
             "fid": evaluation.fid(evaluation.generator(on_this_host(state.generator_average)))
         },

@@ -7,6 +7,8 @@ differentiable augmentation for small sets (Zhao et al. 2020, arXiv 2006.10738).
 Both players move at once, from the same pass: the fakes go through generator and discriminator
 forwards only once, and the one vector-Jacobian product is pulled twice, with the discriminator's
 cotangent for its weights and with the generator's for the images.
+
+Where the source knows what its images show, a code can be tied to an image: see `Supervision`.
 """
 
 import dataclasses
@@ -48,6 +50,23 @@ class GeneratorOptions:
     ema_halflife_images: float = 10_000
 
 
+@dataclasses.dataclass(frozen=True)
+class Supervision:
+    """Draws the code of an image from what the image shows, and compares the two images.
+
+    Attributes:
+      l2, perceptual: weights of the mean squared error and of the perceptual distance; that of
+        the adversarial loss is 1.
+      latents: (factors [B, K], z [B, z_dim]) -> z [B, z_dim], standard normal over the data.
+      network: the perceptual one, with `features` and `distance`; its weights are constants.
+    """
+
+    l2: float
+    perceptual: float
+    latents: Callable[[jax.Array, jax.Array], jax.Array]
+    network: nnx.Module
+
+
 @struct.dataclass
 class GeneratorState:
     """Everything that a generator run has to save."""
@@ -69,15 +88,23 @@ def make_generator_step(
     discriminator_optimizer: optax.GradientTransformation,
     options: GeneratorOptions,
     *,
+    supervision: Supervision | None = None,
     global_batch: int,
     axis_name: str = "data",
 ) -> tuple[Callable, Callable]:
     """Returns `init(key) -> state` and `step(state, batch) -> (state, metrics)`.
 
     The batch holds "image" [b, R, R, 3] in [-1, 1] and "index" [b], the position of each example
-    in the global batch. `step` runs per device over the named axis and averages its gradients
-    and metrics over it.
+    in the global batch; under supervision also "factors" [b, K]. `step` runs per device over the
+    named axis and averages its gradients and metrics over it.
+
+    Raises:
+      ValueError: supervision with style mixing, which would draw another image.
     """
+    if supervision and options.style_mixing:
+        raise ValueError(
+            f"Style mixing is {options.style_mixing:g}; expected 0 where codes stand for images."
+        )
     generator_graph, generator_params, constants = nnx.split(generator, nnx.Param, ...)
     discriminator_graph, discriminator_params = nnx.split(discriminator)
     z_dim = generator.config.z_dim
@@ -95,12 +122,15 @@ def make_generator_step(
             path_length=jnp.zeros(()),
         )
 
-    def map_styles(params, keys):
+    def map_styles(params, keys, factors=None):
         """One w_plus per key, some of them mixed from two codes."""
         model = nnx.merge(generator_graph, params, constants)
         num_styles = model.config.num_styles
         z_keys, mix_keys, cut_keys = _split(keys, 3)
-        w = model.mapping(jax.vmap(lambda k: jax.random.normal(k, (2, z_dim)))(z_keys))
+        z = jax.vmap(lambda k: jax.random.normal(k, (2, z_dim)))(z_keys)
+        if factors is not None:
+            z = z.at[:, 0].set(supervision.latents(factors, z[:, 0]))
+        w = model.mapping(z)
         mixed = jax.vmap(jax.random.uniform)(mix_keys) < options.style_mixing
         cut = jax.vmap(lambda k: jax.random.randint(k, (), 1, num_styles))(cut_keys)
         cut = jnp.where(mixed, cut, num_styles)
@@ -116,6 +146,12 @@ def make_generator_step(
         if options.augment:
             images = diff_augment(images, keys, options.augment)
         return nnx.merge(discriminator_graph, params)(images)
+
+    def supervised_loss(images, targets):
+        network = supervision.network
+        distances = network.distance(network.features(images), network.features(targets))
+        terms = {"l2": losses.l2(images, targets), "perceptual": jnp.mean(distances)}
+        return sum(getattr(supervision, name) * value for name, value in terms.items()), terms
 
     def r1_gradients(params, images, keys):
         def logit(params, images):
@@ -156,10 +192,11 @@ def make_generator_step(
         keys = example_keys(state.key, state.step, batch["index"])
         style_keys, noise_keys, fake_keys, real_keys, path_keys = _split(keys, 5)
         real = batch["image"]
+        factors = batch["factors"] if supervision else None
 
         # One pass of the fakes for both players.
         fakes, pull_generator = jax.vjp(
-            lambda p: synthesize(p, map_styles(p, style_keys), noise_keys), state.generator
+            lambda p: synthesize(p, map_styles(p, style_keys, factors), noise_keys), state.generator
         )
         fake_logits, pull_discriminator = jax.vjp(
             lambda p, x: discriminate(p, x, fake_keys), state.discriminator, fakes
@@ -167,7 +204,12 @@ def make_generator_step(
         generator_loss, generator_cotangent = jax.value_and_grad(losses.generator_logistic)(
             fake_logits
         )
-        (generator_gradients,) = pull_generator(pull_discriminator(generator_cotangent)[1])
+        image_cotangent = pull_discriminator(generator_cotangent)[1]
+        metrics = {}
+        if supervision:
+            towards_real, metrics = jax.grad(supervised_loss, has_aux=True)(fakes, real)
+            image_cotangent += towards_real
+        (generator_gradients,) = pull_generator(image_cotangent)
 
         def real_loss(params):
             logits = discriminate(params, real, real_keys)
@@ -182,7 +224,7 @@ def make_generator_step(
         fake_gradients = pull_discriminator(fake_cotangent)[0]
         discriminator_gradients = _add(real_gradients, fake_gradients)
 
-        metrics = {
+        metrics |= {
             "generator_loss": generator_loss,
             "discriminator_loss": discriminator_loss,
             "real_logits": jnp.mean(real_logits),

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from e4e_jax.data.batches import in_batches as in_batches  # where the runs look for it
 from e4e_jax.data.images import resize_image, to_float
 from e4e_jax.data.pipeline import Pipeline, make_pipeline
 from e4e_jax.data.sources import ImageFolder, tfds_source
@@ -160,28 +161,6 @@ def float_images(step: Callable) -> Callable:
         return step(state, {**batch, "image": images}, *rest)
 
     return with_floats
-
-
-def in_batches(function: Callable, arrays: tuple[np.ndarray, ...], batch_size: int):
-    """Applies a compiled function to arrays [N, ...] in batches of one fixed shape.
-
-    The last batch is padded with copies of the last example, whose results are dropped.
-
-    Returns:
-      The function's outputs, an array or a tree of arrays, as NumPy arrays [N, ...].
-    """
-    count = len(arrays[0])
-    outputs = []
-    for start in range(0, count, batch_size):
-        parts = [array[start : start + batch_size] for array in arrays]
-        size = len(parts[0])
-        padded = [
-            np.concatenate([part, np.repeat(part[-1:], batch_size - size, axis=0)])
-            for part in parts
-        ]
-        result = jax.device_get(function(*padded))
-        outputs.append(jax.tree.map(lambda x, n=size: x[:n], result))
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
 
 
 def on_this_host(tree):

@@ -40,3 +40,9 @@ def test_distance_is_the_mean_of_squared_differences(network):
     ]
     np.testing.assert_allclose(network.distance(a, b), np.mean(levels, axis=0), rtol=1e-5)
     np.testing.assert_array_equal(network.distance(a, a), 0.0)
+
+
+def test_images_of_another_size_are_resized(network):
+    colours = images(0)[:, :1, :1]
+    small, large = (jnp.broadcast_to(colours, (3, size, size, 3)) for size in (16, 40))
+    np.testing.assert_allclose(network.pooled(large), network.pooled(small), rtol=1e-4, atol=1e-5)

@@ -10,7 +10,11 @@ from e4e_jax.models.discriminator import Discriminator
 from e4e_jax.models.feature_discriminator import FeatureDiscriminator
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
 from e4e_jax.training import losses, parallel
-from e4e_jax.training.generator_step import GeneratorOptions, make_generator_step
+from e4e_jax.training.generator_step import (
+    GeneratorOptions,
+    Supervision,
+    make_generator_step,
+)
 
 CONFIG = GeneratorConfig(8, z_dim=8, w_dim=8, mapping_layers=2, channel_base=64, channel_max=8)
 BATCH = 8
@@ -191,6 +195,61 @@ def test_every_head_of_a_feature_discriminator_counts_the_same():
 
     gradients = expected(generator, discriminator, jnp.asarray(real_images()))
     assert_gradients_equal(state.discriminator_optimizer, gradients)
+
+
+class Halves:
+    """A perceptual network: the halves of an image, and their summed squared differences."""
+
+    def features(self, images):
+        return [images[:, :4], images[:, 4:]]
+
+    def distance(self, a, b):
+        return sum(jnp.sum(jnp.square(x - y), axis=(1, 2, 3)) for x, y in zip(a, b, strict=True))
+
+
+def supervised(options):
+    """Two steps whose codes are the batch's factors: both players' gradients, metrics, factors."""
+    generator, discriminator = players()
+    factors = np.random.default_rng(4).normal(size=(BATCH, CONFIG.z_dim)).astype(np.float32)
+    supervision = Supervision(
+        l2=5.0, perceptual=0.3, latents=lambda factors, z: factors, network=Halves()
+    )
+    init, step = make_generator_step(
+        generator, discriminator, record_gradients(), record_gradients(), options,
+        supervision=supervision, global_batch=BATCH,
+    )  # fmt: skip
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+    batch = {"image": real_images(), "index": np.arange(BATCH), "factors": factors}
+    state = parallel.replicate(init(jax.random.key(0)), mesh)
+    state, metrics = parallel.parallelize(step, mesh)(state, parallel.put_batch(batch, mesh))
+    return generator, discriminator, state, metrics, factors
+
+
+def test_supervision_pulls_an_image_of_a_code_towards_the_image_it_stands_for():
+    generator, discriminator, state, metrics, factors = supervised(PLAIN)
+
+    @nnx.jit
+    def expected(generator, discriminator, real):
+        def loss(generator):
+            fakes = generator.synthesis(
+                generator.broadcast(generator.mapping(factors)), noise="none"
+            )
+            errors = jnp.square(fakes - real)
+            l2, perceptual = jnp.mean(errors), jnp.mean(jnp.sum(errors, axis=(1, 2, 3)))
+            adversarial = jnp.mean(jax.nn.softplus(-discriminator(fakes)))
+            return adversarial + 5.0 * l2 + 0.3 * perceptual, (l2, perceptual)
+
+        return nnx.grad(loss, has_aux=True)(generator)
+
+    gradients, (l2, perceptual) = expected(generator, discriminator, jnp.asarray(real_images()))
+    assert_gradients_equal(state.generator_optimizer, gradients)
+    assert relative_error(metrics["l2"], l2) < 1e-5
+    assert relative_error(metrics["perceptual"], perceptual) < 1e-5
+
+
+def test_supervision_and_style_mixing_exclude_each_other():
+    with pytest.raises(ValueError, match="Style mixing is 0.5; expected 0"):
+        supervised(GeneratorOptions(style_mixing=0.5))
 
 
 class MixingProbe(nnx.Module):
