@@ -13,12 +13,12 @@ import os
 import sys
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", os.path.join(os.path.dirname(os.path.abspath(__file__)), "configs", "toy.py"),
-    "Whose held-out images are taken where --images names none, and whose edits LEC makes.",
-)  # fmt: skip
+from configs.command_line import define_config, parse_flags
+
+_CONFIG = define_config(
+    "Whose held-out images are taken where --images names none, and whose edits LEC makes"
+)
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "A bundle, or the work directory of a finished run; by default 'toy'."
 )
@@ -75,8 +75,9 @@ def main(argv):
 def _evaluate(config):
     import jax
 
+    from e4e_jax.bundle import hash_files
     from e4e_jax.metrics import figures, networks, table
-    from e4e_jax.metrics.cache import Cache, default_folder, hash_files
+    from e4e_jax.metrics.cache import Cache, default_folder
     from e4e_jax.metrics.speed import seconds_per_image
     from e4e_jax.training.hooks import ProgressBar
 
@@ -175,7 +176,7 @@ def _completed(request, config, model):
 def _edits(section, model):
     """(name, direction, strength) of the edits that the flags name, or else the config shows."""
     from e4e_jax import bundle
-    from e4e_jax.editing.edits import ChannelEdit, parse_edit
+    from e4e_jax.editing.edits import Edit, parse_edit
     from e4e_jax.editing.files import load_directions
 
     directions = {}
@@ -183,8 +184,8 @@ def _edits(section, model):
         directions |= load_directions(bundle.resolve(file))
     for text in _EDITS.value or [f"{name}={strength:g}" for name, strength in section.shown]:
         edit = parse_edit(text, directions, model.generator)
-        if isinstance(edit, ChannelEdit):
-            raise ValueError(f"{edit.label} is no direction of codes, along which lec edits.")
+        if not isinstance(edit, Edit):
+            raise ValueError(f"{text} is no step along a direction of codes, as lec takes it.")
         for strength in edit.strengths:
             yield f"{edit.label}={strength:g}", edit.direction, strength
 
@@ -275,13 +276,5 @@ def _fail(reason):
     sys.exit(1)
 
 
-def _parse_flags(argv):
-    """One sentence for a bad flag; ml_collections raises what it likes for a misspelt field."""
-    try:
-        return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        _fail(" ".join(str(error).split()))
-
-
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse_flags)
+    app.run(main, flags_parser=parse_flags)

@@ -7,12 +7,10 @@ import os
 import sys
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", os.path.join(os.path.dirname(os.path.abspath(__file__)), "configs", "toy.py"),
-    "What to train; any field can be set on the command line, as in --config.batch_size=16.",
-)  # fmt: skip
+from configs.command_line import define_config, parse_flags
+
+_CONFIG = define_config("What to train")
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where checkpoints, logs, pictures and the bundle go; by default runs/NAME."
 )
@@ -43,13 +41,5 @@ def _fail(reason):
     sys.exit(1)
 
 
-def _parse_flags(argv):
-    """One sentence for a bad flag; ml_collections raises what it likes for a misspelt field."""
-    try:
-        return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        _fail(" ".join(str(error).split()))
-
-
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse_flags)
+    app.run(main, flags_parser=parse_flags)

@@ -1,6 +1,7 @@
 """Fields that every config has. Experiments change them in a file of their own."""
 
 import ml_collections
+from ml_collections import config_dict
 
 
 def get_base_config() -> ml_collections.ConfigDict:
@@ -39,7 +40,15 @@ def optimizer(name: str, learning_rate: float, **fields) -> ml_collections.Confi
     section.name = name
     section.learning_rate = learning_rate
     section.schedule = "constant"
-    section.schedule_options = ml_collections.ConfigDict()
+    section.schedule_options = ml_collections.ConfigDict({
+        "begin": config_dict.placeholder(int),
+        "warmup_steps": config_dict.placeholder(int),
+        "final_fraction": config_dict.placeholder(float),
+        "boundaries": config_dict.placeholder(tuple),
+        "factor": config_dict.placeholder(float),
+        "decay_rate": config_dict.placeholder(float),
+        "decay_steps": config_dict.placeholder(int),
+    })  # fmt: skip
     section.b1, section.b2 = 0.9, 0.999  # Adam only
     section.update(fields)
     return section

@@ -12,8 +12,8 @@ def get_config():
     config = common.get_generator_config()
     config.name = "toy_generator"
     config.batch_size = 16
-    config.total_steps = 7_000
-    config.validate_every = 3_500
+    config.total_steps = 5_000
+    config.validate_every = 2_500
     config.checkpoint_every = 500
     config.validation_batch_size = 64
 
@@ -39,7 +39,7 @@ def get_config():
     config.discriminator_optimizer.learning_rate = 3e-3
     for section in (config.optimizer, config.discriminator_optimizer):
         section.schedule = "linear"
-        section.schedule_options = {"begin": 2_000, "final_fraction": 0.02}
+        section.schedule_options.update(begin=2_000, final_fraction=0.02)
 
     config.discriminator_features = config.features = "toy/features"
     config.supervision.l2, config.supervision.perceptual = 300.0, 20.0

@@ -16,7 +16,7 @@ def face_latents(factors: jax.Array, z: jax.Array) -> jax.Array:
     or not, become a random coordinate beyond or before the quantile of their probability. The
     other coordinates are scaled so that the length is that of the mapping network's normalised
     input, sqrt(D): normalisation then leaves the factors as they are. (Not where the factors alone
-    are longer, which happens to about one face in 75 for D = 24 and hardly ever for D > 40.)
+    are longer, which happens to one face in 57 for D = 24 and hardly ever for D > 40.)
 
     Args:
       factors: [B, K], as `sample_factors` draws them.

@@ -124,7 +124,7 @@ class _GeneratorEvaluation:
         self._images, _ = held_out_images(config)
         self._features = bundle.load_network(config.features) if config.features else None
         self._pool = nnx.jit(lambda network, images: network.pooled(jnp.clip(images, -1, 1)))
-        self.reads_factors = isinstance(self._features, ToyFeatures)
+        self.reads_factors = config.data.source == "toy" and isinstance(self._features, ToyFeatures)
 
     def generator(self, params) -> Generator:
         return nnx.merge(self._graph, params, self._constants, copy=True)

@@ -143,9 +143,8 @@ def build_optimizer(
     Raises:
       ValueError: unknown name.
     """
-    schedule = make_schedule(
-        section.schedule, section.learning_rate, total_steps, **section.schedule_options
-    )
+    options = {key: v for key, v in section.schedule_options.items() if v is not None}
+    schedule = make_schedule(section.schedule, section.learning_rate, total_steps, **options)
     if section.name == "ranger":
         return ranger(schedule, stacked_axes=stacked_axes)
     if section.name == "adam":
