@@ -99,7 +99,9 @@ def get_generator_config() -> ml_collections.ConfigDict:
     config.batch_size = 32
     config.total_steps = 100_000
 
-    config.generator = generator = ml_collections.ConfigDict()
+    # A generator bundle to go on from, with its discriminator if it has one; "" for a new one.
+    config.start = ""
+    config.generator = generator = ml_collections.ConfigDict()  # of a new one
     generator.z_dim = generator.w_dim = 512
     generator.mapping_layers, generator.mapping_lr_mul = 8, 0.01
     generator.channel_base, generator.channel_max = 32768, 512

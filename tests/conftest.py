@@ -3,6 +3,7 @@
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # what is tested is compiled here and now
 # Tests compile much and compute little: LLVM's slow passes would take most of their time.
 os.environ["XLA_FLAGS"] = " ".join(
     [

@@ -9,7 +9,6 @@ from flax import nnx
 
 from e4e_jax.models.discriminator import Discriminator, EqualConv
 from e4e_jax.models.layers import leaky_relu
-from e4e_jax.models.stylegan2 import GeneratorConfig
 
 _HEAD_CHANNELS = 64
 
@@ -34,22 +33,21 @@ class FeatureDiscriminator(nnx.Module):
     discriminator beside the heads keeps watch over what features do not hold.
 
     Args:
-      config: the generator's configuration.
+      pixels: the StyleGAN2 discriminator.
       features: images -> levels [B, h, w, C] of unit vectors, such as the method `features` of
         LPIPS or ToyFeatures. Its weights are constants: they are neither trained nor saved.
-      dtype: compute type of the discriminator of pixels; the heads compute in float32.
     """
 
     def __init__(
         self,
-        config: GeneratorConfig,
+        pixels: Discriminator,
         features: Callable[[jax.Array], Sequence[jax.Array]],
         *,
-        dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
-        image = jax.ShapeDtypeStruct((1, config.resolution, config.resolution, 3), jnp.float32)
-        self.pixels = Discriminator(config, dtype=dtype, rngs=rngs)
+        resolution = pixels.config.resolution
+        image = jax.ShapeDtypeStruct((1, resolution, resolution, 3), jnp.float32)
+        self.pixels = pixels
         self.features = features
         self.heads = nnx.List(
             FeatureHead(*level.shape[2:], rngs=rngs) for level in jax.eval_shape(features, image)

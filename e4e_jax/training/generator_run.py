@@ -50,16 +50,20 @@ def build_generator_run(config, mesh) -> Run:
         raise ValueError(
             f"config.data.image_size is {height}x{width} (height x width); expected a square."
         )
-    generator_config = GeneratorConfig(resolution=width, **config.generator)
     dtype = jnp.dtype(config.dtype)
     rngs = nnx.Rngs(config.seed)
-    generator = Generator(generator_config, dtype=dtype, rngs=rngs)
-    discriminator = Discriminator(generator_config, dtype=dtype, rngs=rngs)
+    if config.start:
+        networks = _networks_to_go_on_from(config.start, width, dtype)
+    else:
+        shape = GeneratorConfig(width, **config.generator)
+        networks = {"generator": Generator(shape, dtype=dtype, rngs=rngs)}
+    generator = networks.get("generator_raw", networks["generator"])
+    discriminator = networks.get("discriminator")
+    if discriminator is None:
+        discriminator = Discriminator(generator.config, dtype=dtype, rngs=rngs)
     if config.discriminator_features:
         network = bundle.load_network(config.discriminator_features)
-        discriminator = FeatureDiscriminator(
-            generator_config, network.features, dtype=dtype, rngs=rngs
-        )
+        discriminator = FeatureDiscriminator(discriminator, network.features, rngs=rngs)
     supervision = None
     if any(config.supervision.values()):
         if config.data.source != "toy":
@@ -75,6 +79,7 @@ def build_generator_run(config, mesh) -> Run:
         build_optimizer(config.optimizer, config.total_steps),
         build_optimizer(config.discriminator_optimizer, config.total_steps),
         GeneratorOptions(**config.objective),
+        average=networks["generator"] if config.start else None,
         supervision=supervision,
         global_batch=config.batch_size,
     )
@@ -112,6 +117,22 @@ def build_generator_run(config, mesh) -> Run:
         picture=lambda state: evaluation.picture(on_this_host(state.generator_average)),
         finish=finish,
     )
+
+
+def _networks_to_go_on_from(name, resolution, dtype) -> dict[str, nnx.Module]:
+    """Those of a generator bundle: the average, the trained one and its discriminator, or fewer."""
+    opened = bundle.load_bundle(name, dtype=dtype)
+    if opened.kind != "generator":
+        raise ValueError(
+            f"config.start is {name}, a bundle of kind {opened.kind!r}; expected a generator."
+        )
+    found = opened.networks["generator"].config.resolution
+    if found != resolution:
+        raise ValueError(
+            f"config.start is {name}, which draws {found}x{found}; "
+            f"expected config.data.image_size, {resolution}x{resolution}."
+        )
+    return opened.networks
 
 
 class _GeneratorEvaluation:

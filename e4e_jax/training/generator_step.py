@@ -88,6 +88,7 @@ def make_generator_step(
     discriminator_optimizer: optax.GradientTransformation,
     options: GeneratorOptions,
     *,
+    average: Generator | None = None,
     supervision: Supervision | None = None,
     global_batch: int,
     axis_name: str = "data",
@@ -96,7 +97,8 @@ def make_generator_step(
 
     The batch holds "image" [b, R, R, 3] in [-1, 1] and "index" [b], the position of each example
     in the global batch; under supervision also "factors" [b, K]. `step` runs per device over the
-    named axis and averages its gradients and metrics over it.
+    named axis and averages its gradients and metrics over it. `average` is the moving average of
+    a training that goes on; a new one starts at the generator and forgets that start quickly.
 
     Raises:
       ValueError: supervision with style mixing, which would draw another image.
@@ -115,7 +117,9 @@ def make_generator_step(
             step=jnp.zeros((), jnp.int32),
             key=key,
             generator=generator_params,
-            generator_average=jax.tree.map(jnp.copy, generator_params),
+            generator_average=jax.tree.map(
+                jnp.copy, nnx.state(average, nnx.Param) if average else generator_params
+            ),
             discriminator=discriminator_params,
             generator_optimizer=generator_optimizer.init(generator_params),
             discriminator_optimizer=discriminator_optimizer.init(discriminator_params),
@@ -261,14 +265,13 @@ def make_generator_step(
             discriminator_gradients, state.discriminator_optimizer, state.discriminator
         )
         new_generator = optax.apply_updates(state.generator, generator_updates)
+        # Short runs would otherwise average in the random start: ramp the decay up.
+        ramp = 1.0 if average else (1.0 + state.step) / (10.0 + state.step)
         state = state.replace(
             step=state.step + 1,
             generator=new_generator,
-            # Short runs would otherwise average in the random start: ramp the decay up.
             generator_average=optax.incremental_update(
-                new_generator,
-                state.generator_average,
-                1.0 - jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step)),
+                new_generator, state.generator_average, 1.0 - jnp.minimum(ema_decay, ramp)
             ),
             discriminator=optax.apply_updates(state.discriminator, discriminator_updates),
             generator_optimizer=generator_optimizer_state,

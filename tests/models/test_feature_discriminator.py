@@ -6,12 +6,18 @@ import torch_stylegan2 as reference
 from flax import nnx
 from helpers import randomize, relative_error
 
+from e4e_jax.models.discriminator import Discriminator
 from e4e_jax.models.feature_discriminator import FeatureDiscriminator
 from e4e_jax.models.irse import IRSEConfig
 from e4e_jax.models.stylegan2 import GeneratorConfig
 from e4e_jax.toy.features import ToyFeatures, ToyFeaturesConfig
 
 CONFIG = GeneratorConfig(16, channel_base=96, channel_max=8)
+
+
+def build(features):
+    rngs = nnx.Rngs(0)
+    return FeatureDiscriminator(Discriminator(CONFIG, rngs=rngs), features, rngs=rngs)
 
 
 def unit_levels(images):
@@ -37,7 +43,7 @@ def torch_head(p, name, x):
 
 
 def test_logits_and_gradients_match_torch():
-    ours = randomize(FeatureDiscriminator(CONFIG, unit_levels, rngs=nnx.Rngs(0)))
+    ours = randomize(build(unit_levels))
     p = reference.torch_parameters(ours)
     images = np.random.default_rng(1).uniform(-1, 1, (4, 16, 16, 3)).astype(np.float32)
     pixels = reference.to_torch(images)
@@ -69,7 +75,7 @@ def test_the_feature_network_is_no_part_of_the_state():
         ToyFeaturesConfig(embedding_dim=8, image_size=16, backbone=backbone), rngs=nnx.Rngs(0)
     )
     network.eval()
-    ours = FeatureDiscriminator(CONFIG, network.features, rngs=nnx.Rngs(1))
+    ours = build(network.features)
     assert set(nnx.to_pure_dict(nnx.state(ours))) == {"pixels", "heads"}
     logits = nnx.jit(lambda discriminator, x: discriminator(x))(ours, jnp.ones((4, 16, 16, 3)))
     assert logits.shape == (4, 5)

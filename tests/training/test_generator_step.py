@@ -170,12 +170,32 @@ def test_average_generator_is_an_exponential_moving_average(run):
         assert max(jax.tree.leaves(errors)) < 1e-5
 
 
+def test_a_training_that_goes_on_keeps_its_average():
+    generator, discriminator = players()
+    average = randomize(Generator(CONFIG, rngs=nnx.Rngs(0)), seed=5)
+    init, step = make_generator_step(
+        generator, discriminator, optax.adam(1e-2), optax.adam(1e-2), PLAIN,
+        average=average, global_batch=BATCH,
+    )  # fmt: skip
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+    batch = parallel.put_batch({"image": real_images(), "index": np.arange(BATCH)}, mesh)
+    state = parallel.replicate(init(jax.random.key(0)), mesh)
+    state, _ = parallel.parallelize(step, mesh)(state, batch)
+    d = 0.5 ** (BATCH / PLAIN.ema_halflife_images)  # from the first step on
+    expected = jax.tree.map(
+        lambda a, g: d * a + (1 - d) * g, nnx.state(average, nnx.Param), state.generator
+    )
+    errors = jax.tree.map(relative_error, state.generator_average, expected)
+    assert max(jax.tree.leaves(errors)) < 1e-6
+
+
 def test_every_head_of_a_feature_discriminator_counts_the_same():
     """Losses are means over the logits, and R1 is that of an example's mean logit."""
-    generator, _ = players()
+    generator, discriminator = players()
     generator.mapping = CodeTable()
     features = lambda images: [images, images[:, ::2, ::2]]  # noqa: E731
-    discriminator = randomize(FeatureDiscriminator(CONFIG, features, rngs=nnx.Rngs(1)), seed=1)
+    discriminator = FeatureDiscriminator(discriminator, features, rngs=nnx.Rngs(1))
+    discriminator = randomize(discriminator, seed=1)
     state, batch, step = start(generator, discriminator, record_gradients(), PLAIN, devices=1)
     state, _ = step(state, batch)
 

@@ -174,8 +174,7 @@ def test_generator_and_features_runs_leave_bundles(folder, tmp_path, capsys):
     config = toy_generator.get_config()
     config.batch_size, config.total_steps, config.fid_samples = 4, 3, 100
     config.validation_batch_size = 4
-    config.data.source, config.data.image_size = "folder", (8, 8)
-    config.data.path = config.data.validation_path = str(folder / "images")
+    config.data.image_size, config.data.num_validation = (8, 8), 10
     config.generator.w_dim = config.generator.z_dim = 16  # more than there are factors
     config.generator.channel_base, config.generator.channel_max = 64, 8
     config.features = config.discriminator_features = str(folder / "features")
@@ -185,6 +184,17 @@ def test_generator_and_features_runs_leave_bundles(folder, tmp_path, capsys):
     assert float(abs(generator.latent_avg[...]).max()) > 0
     found = load_directions(tmp_path / "generator" / "directions.npz")
     assert set(found) == set(FACTORS) and found["smile"].shape == (16,)
+
+    config.start, config.total_steps = str(tmp_path / "generator" / "bundle"), 1
+    config.optimizer.learning_rate = 0.0
+    config.generator.w_dim = 32  # of a new generator only
+    loop.train(config, str(tmp_path / "more"))
+    more = bundle.load_network(str(tmp_path / "more" / "bundle"), "generator")
+    for a, b in zip(*map(jax.tree.leaves, map(nnx.state, (generator, more))), strict=True):
+        np.testing.assert_array_equal(a, b)
+    config.start = "toy/generator"
+    with pytest.raises(ValueError, match="draws 64x64; expected .* 8x8"):
+        loop.train(config, str(tmp_path / "wrong"))
 
     config = toy_features.get_config()
     config.batch_size, config.total_steps, config.validation_batch_size = 4, 3, 4
