@@ -8,8 +8,10 @@ from convert_weights.checkpoint import Checkpoint
 from convert_weights.rows import CONV_1X1_AS_LINEAR, Row, batch_norm, conv, linear
 from e4e_jax.models.encoder import Encoder, EncoderConfig
 from e4e_jax.models.irse import IRSEBackbone, IRSEConfig
+from e4e_jax.models.resnet import ResNetBackbone, ResNetConfig
 
-# Published class (`encoder_type` of the options) -> kind. All of ReStyle's read six channels.
+# Published class (`encoder_type` of the options) -> kind. All of ReStyle's read six channels; those
+# that begin with ResNet have this backbone.
 KINDS = {
     "Encoder4Editing": "e4e",
     "ProgressiveBackboneEncoder": "e4e",
@@ -17,6 +19,9 @@ KINDS = {
     "BackboneEncoder": "psp",
     "SingleStyleCodeEncoder": "single_w",
     "BackboneEncoderUsingLastLayerIntoW": "single_w",
+    "ResNetProgressiveBackboneEncoder": "e4e",
+    "ResNetGradualStyleEncoder": "psp",
+    "ResNetBackboneEncoder": "psp",
 }
 
 
@@ -52,8 +57,27 @@ def backbone_rows(backbone: IRSEBackbone, source: str) -> list[Row]:
     return rows
 
 
+def resnet_rows(backbone: ResNetBackbone, source: str) -> list[Row]:
+    """As `backbone_rows`, for the blocks of torchvision's ResNet-34."""
+    rows = [
+        *conv(f"{source}conv1", "backbone.stem_conv"),
+        *batch_norm(f"{source}bn1", "backbone.stem_norm"),
+        Row(f"{source}relu.weight", "backbone.stem_prelu.slope"),
+    ]
+    for i, block in enumerate(backbone.body):
+        published, ours = f"{source}body.{i}", f"backbone.body.{i}"
+        for k in (1, 2):
+            rows += conv(f"{published}.conv{k}", f"{ours}.conv{k}")
+            rows += batch_norm(f"{published}.bn{k}", f"{ours}.bn{k}")
+        if block.downsample_conv is not None:
+            rows += conv(f"{published}.downsample.0", f"{ours}.downsample_conv")
+            rows += batch_norm(f"{published}.downsample.1", f"{ours}.downsample_bn")
+    return rows
+
+
 def encoder_rows(encoder: Encoder, source: str = "encoder.") -> list[Row]:
-    rows = backbone_rows(encoder.backbone, source)
+    is_resnet = isinstance(encoder.backbone, ResNetBackbone)
+    rows = (resnet_rows if is_resnet else backbone_rows)(encoder.backbone, source)
     if encoder.config.kind == "single_w":
         return rows + linear(f"{source}linear", "linear", "weight")
     if encoder.config.has_pyramid:
@@ -72,23 +96,36 @@ def encoder_rows(encoder: Encoder, source: str = "encoder.") -> list[Row]:
 def read_backbone_config(checkpoint: Checkpoint, source: str) -> IRSEConfig:
     """The shape of the backbone in a checkpoint; raises ConvertError where there is none."""
     stem = checkpoint.shape(f"{source}input_layer.0.weight", rank=4)
-    units = checkpoint.count(f"{source}body.")
-    checkpoint.require(units > 0, f"{source}body.0")
-    widths, depths = [], []
-    for i in range(units):
-        residual = f"{source}body.{i}.res_layer"
-        width = checkpoint.shape(f"{residual}.4.weight", f"{residual}.3.weight", rank=None)[0]
-        if not widths or width != widths[-1]:
-            widths.append(width)
-            depths.append(0)
-        depths[-1] += 1
-    checkpoint.require(len(widths) == 4, f"{source}body with four widths, not {widths}")
+    widths, depths = _groups(checkpoint, source, ("res_layer.4", "res_layer.3"))
     reduction = None
     if checkpoint.has(f"{source}body.0.res_layer.5."):
         name = f"{source}body.0.res_layer.5.fc"
         hidden = min(checkpoint.shape(f"{name}1.weight", f"{name}2.weight", rank=4)[:2])
         reduction = max(1, widths[0] // hidden)
-    return IRSEConfig(tuple(widths), tuple(depths), stem[1], reduction)
+    return IRSEConfig(widths, depths, stem[1], reduction)
+
+
+def read_resnet_config(checkpoint: Checkpoint, source: str) -> ResNetConfig:
+    """As `read_backbone_config`, for the blocks of torchvision's ResNet-34."""
+    stem = checkpoint.shape(f"{source}conv1.weight", rank=4)
+    widths, depths = _groups(checkpoint, source, ("bn2", "conv2"))
+    return ResNetConfig(widths, depths, stem[1], stem[2])
+
+
+def _groups(checkpoint, source, last):
+    """Widths and depths of the four groups; `last` names a unit's last modules, one is enough."""
+    units = checkpoint.count(f"{source}body.")
+    checkpoint.require(units > 0, f"{source}body.0")
+    widths, depths = [], []
+    for i in range(units):
+        names = [f"{source}body.{i}.{module}.weight" for module in last]
+        width = checkpoint.shape(*names, rank=None)[0]
+        if not widths or width != widths[-1]:
+            widths.append(width)
+            depths.append(0)
+        depths[-1] += 1
+    checkpoint.require(len(widths) == 4, f"{source}body with four widths, not {widths}")
+    return tuple(widths), tuple(depths)
 
 
 def read_encoder(checkpoint: Checkpoint, options: dict, num_styles: int, average) -> Encoder:
@@ -109,7 +146,12 @@ def read_encoder(checkpoint: Checkpoint, options: dict, num_styles: int, average
             f"the encoder is a {published!r} (encoder_type in the options); expected one of "
             + ", ".join(KINDS)
         )
-    backbone = read_backbone_config(checkpoint, "encoder.")
+    is_resnet = published.startswith("ResNet")
+    stem = "encoder.conv1" if is_resnet else "encoder.input_layer"
+    if not checkpoint.has(f"{stem}."):
+        raise checkpoint.error(f"there is no {stem} of a {published!r} (encoder_type)")
+    read_config = read_resnet_config if is_resnet else read_backbone_config
+    backbone = read_config(checkpoint, "encoder.")
     config = EncoderConfig(
         kind=KINDS[published],
         num_styles=num_styles,

@@ -13,6 +13,9 @@ from convert_weights.stylegan2 import (
     rosinality_generator_rows,
 )
 from e4e_jax.bundle import Bundle
+from e4e_jax.models.resnet import ResNetConfig
+
+_MAPPING_LR_MUL = 0.01  # which the published code fixes
 
 
 def export(bundle: Bundle) -> tuple[dict, list[str]]:
@@ -31,19 +34,19 @@ def export(bundle: Bundle) -> tuple[dict, list[str]]:
         )
     generator = bundle.networks["generator"]
     average = np.array(generator.latent_avg[...])
-    state = _state(generator, rosinality_generator_rows(generator))
-    state |= rosinality_filters(generator)
     if bundle.kind == "generator":
-        checkpoint, found = {"g_ema": state, "latent_avg": average}, "rosinality's layout"
+        checkpoint = {"g_ema": _generator_state(generator), "latent_avg": average}
+        if "generator_raw" in bundle.networks:
+            checkpoint["g"] = _generator_state(bundle.networks["generator_raw"])
         if "discriminator" in bundle.networks:
             discriminator = bundle.networks["discriminator"]
             checkpoint["d"] = _state(discriminator, rosinality_discriminator_rows(discriminator))
             checkpoint["d"] |= rosinality_filters(discriminator)
-        return checkpoint, [found, *_differences(generator.config)]
+        return checkpoint, ["rosinality's layout", *_differences(generator.config)]
 
     encoder = bundle.networks["encoder"]
     options = _options(encoder.config, generator.config) | bundle.metadata.get("options", {})
-    state = {f"decoder.{name}": array for name, array in state.items()}
+    state = {f"decoder.{name}": array for name, array in _generator_state(generator).items()}
     state |= _state(encoder, encoder_rows(encoder))
     checkpoint = {
         "state_dict": state,
@@ -87,6 +90,15 @@ def save(checkpoint: dict, path) -> None:
             os.remove(temporary)
 
 
+def _generator_state(generator):
+    state = _state(generator, rosinality_generator_rows(generator))
+    multiplier = generator.config.mapping_lr_mul
+    if multiplier != _MAPPING_LR_MUL:  # the same w, of weights as that code scales them
+        for name in [name for name in state if name.startswith("style.")]:
+            state[name] = state[name] * np.float32(multiplier / _MAPPING_LR_MUL)
+    return state | rosinality_filters(generator)
+
+
 def _state(network, rows: list[Row]) -> dict[str, np.ndarray]:
     ours = variables(network)
     state = {}
@@ -100,9 +112,12 @@ def _state(network, rows: list[Row]) -> dict[str, np.ndarray]:
 
 def _options(config, generator):
     """The options that the published code reads from a checkpoint."""
-    published = {kind: name for name, kind in reversed(KINDS.items())}[config.kind]
-    if config.coarse == config.num_styles:
+    if config.has_pyramid or config.kind == "single_w":
+        published = {kind: name for name, kind in reversed(KINDS.items())}[config.kind]
+    else:
         published = "ProgressiveBackboneEncoder" if config.kind == "e4e" else "BackboneEncoder"
+    if isinstance(config.backbone, ResNetConfig):
+        published = f"ResNet{published}"
     height, width = config.image_size
     return {
         "encoder_type": published,

@@ -140,24 +140,29 @@ def _convert_inverter(checkpoint):
 
 def _convert_rosinality(checkpoint):
     checkpoint.leave_out("^[gd]_optim/", "optimiser state")
-    checkpoint.leave_out("^g/", "training weights of the generator, whose average is g_ema")
     generator = stylegan2.read_rosinality_generator(checkpoint.under("g_ema/"))
     average = stylegan2.take_average(checkpoint, generator.config.w_dim)
     networks = {"generator": generator}
+    if checkpoint.has("g/"):
+        networks["generator_raw"] = stylegan2.read_rosinality_generator(checkpoint.under("g/"))
     if checkpoint.has("d/"):
         networks["discriminator"] = stylegan2.read_rosinality_discriminator(
             checkpoint.under("d/"), generator.config
         )
+    _check_alike(checkpoint, networks)
     checkpoint.finish()
-    stylegan2.set_average(generator, average)
+    for name in networks:
+        if name != "discriminator":
+            stylegan2.set_average(networks[name], average)
     return Converted("generator", networks, found=_describe_generator(generator, average))
 
 
 def _convert_nvidia(checkpoint):
-    checkpoint.leave_out("^G/", "training weights of the generator, whose average is G_ema")
     checkpoint.leave_out("^augment_pipe/", "augmentation")
     generator = stylegan2.read_nvidia_generator(checkpoint.under("G_ema/"))
     networks = {"generator": generator}
+    if checkpoint.has("G/"):
+        networks["generator_raw"] = stylegan2.read_nvidia_generator(checkpoint.under("G/"))
     group = checkpoint.values.get("D/b4.mbstd.group_size", 4)
     if group != 4:
         checkpoint.leave_out("^D/", f"discriminator with groups of {group}, ours has groups of 4")
@@ -165,8 +170,19 @@ def _convert_nvidia(checkpoint):
         networks["discriminator"] = stylegan2.read_nvidia_discriminator(
             checkpoint.under("D/"), generator.config
         )
+    _check_alike(checkpoint, networks)
     checkpoint.finish()
     return Converted("generator", networks, found=_describe_generator(generator, True))
+
+
+def _check_alike(checkpoint, networks):
+    """A generator and the one that it is the average of have one shape."""
+    configs = [network.config for name, network in networks.items() if name != "discriminator"]
+    if any(config != configs[0] for config in configs):
+        raise checkpoint.error(
+            "the generator and its training weights differ in their sizes "
+            f"({' and '.join(str(config) for config in configs)})"
+        )
 
 
 def _describe_generator(generator, average):
@@ -198,7 +214,11 @@ def _convert_features(name, description, read, prefix="", left_out=()):
 FORMATS = {
     "inverter": Format(
         "an e4e, pSp or ReStyle .pt with encoder.* and decoder.*",
-        lambda c: any(c.has(f"{root}encoder.input_layer.") for root in ("", "state_dict/")),
+        lambda c: any(
+            c.has(f"{root}encoder.{stem}.")
+            for root in ("", "state_dict/")
+            for stem in ("input_layer", "conv1")
+        ),
         _convert_inverter,
     ),
     "rosinality": Format(

@@ -7,8 +7,11 @@ import sys
 from e4e_jax import bundle
 from e4e_jax.commands.directions import add_directions
 from e4e_jax.commands.edit import add_edit
+from e4e_jax.commands.interpolate import add_interpolate
 from e4e_jax.commands.invert import add_invert
+from e4e_jax.commands.mix import add_mix
 from e4e_jax.commands.toy import add_toy
+from e4e_jax.compilation_cache import enable_compilation_cache
 
 
 def main(arguments=None) -> int:
@@ -18,6 +21,7 @@ def main(arguments=None) -> int:
     for add_command in COMMANDS:
         add_command(commands)
     flags = parser.parse_args(arguments)
+    enable_compilation_cache()
     try:
         flags.run(flags)
     except (ValueError, OSError, ImportError) as error:
@@ -42,7 +46,15 @@ def info(name) -> None:
 
 
 # Every command is a function that adds its parser to argparse's subparsers and sets `run`.
-COMMANDS = [add_info, add_invert, add_edit, add_directions, add_toy]
+COMMANDS = [
+    add_info,
+    add_invert,
+    add_edit,
+    add_mix,
+    add_interpolate,
+    add_directions,
+    add_toy,
+]
 
 
 if __name__ == "__main__":

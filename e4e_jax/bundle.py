@@ -5,6 +5,7 @@ is built from; `arrays/` holds their variables. It loads on any platform and dev
 """
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import inspect
 import json
@@ -40,6 +41,7 @@ _SHIPPED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "toy", "bund
 _NETWORKS = {
     "encoder": Encoder,
     "generator": Generator,
+    "generator_raw": Generator,
     "discriminator": Discriminator,
     "toy_features": ToyFeatures,
     "arcface": ArcFace,
@@ -48,7 +50,8 @@ _NETWORKS = {
     "inception": Inception,
 }
 
-# The networks of each kind of bundle, and those that it may hold besides.
+# The networks of each kind of bundle, and those that it may hold besides: of a generator, which is
+# an average over its training, the weights it was averaged from and the discriminator, to train on.
 KINDS = {
     "inverter": ("encoder", "generator"),
     "generator": ("generator",),
@@ -58,7 +61,7 @@ KINDS = {
     "moco": ("moco",),
     "inception": ("inception",),
 }
-_OPTIONAL = {"generator": {"discriminator"}}
+_OPTIONAL = {"generator": {"generator_raw", "discriminator"}}
 
 
 class BundleError(ValueError):
@@ -88,7 +91,8 @@ def save_bundle(
     Args:
       path: the folder to make.
       kind: one of `KINDS`.
-      networks: name -> module, those of the kind; a generator's discriminator may come with it.
+      networks: name -> module, those of the kind; with a generator may come `generator_raw` and its
+        discriminator.
       metadata: anything that JSON can hold.
       arguments: name -> {argument: value} for networks that are not built from their attribute
         `config` alone, or from nothing.
@@ -246,6 +250,17 @@ def read_description(path: str) -> dict:
     return {"metadata": {}} | description
 
 
+def hash_files(folder) -> str:
+    """SHA-256 of the names and contents of all files in a bundle, or in any folder."""
+    total = hashlib.sha256()
+    for path in sorted(pathlib.Path(folder).rglob("*")):
+        if path.is_file():
+            with open(path, "rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            total.update(json.dumps([path.relative_to(folder).as_posix(), content]).encode())
+    return total.hexdigest()
+
+
 def _fits(kind, networks) -> bool:
     """Whether these names are the networks of such a bundle."""
     optional = _OPTIONAL.get(kind, set())
@@ -267,9 +282,14 @@ def _build(name, arguments, dtype=None) -> nnx.Module:
 
 def _decode(expected, value):
     """JSON -> the dataclass or tuple that it was."""
-    if dataclasses.is_dataclass(expected):
-        types = typing.get_type_hints(expected)
-        return expected(**{key: _decode(types.get(key), field) for key, field in value.items()})
+    options = typing.get_args(expected) or (expected,)
+    options = [option for option in options if dataclasses.is_dataclass(option)]
+    if options:  # of several the first that has all of these fields
+        types = [typing.get_type_hints(option) for option in options]
+        i = next((i for i, fields in enumerate(types) if value.keys() <= fields.keys()), 0)
+        return options[i](
+            **{key: _decode(types[i].get(key), field) for key, field in value.items()}
+        )
     return tuple(_decode(None, item) for item in value) if isinstance(value, list) else value
 
 

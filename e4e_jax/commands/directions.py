@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from e4e_jax import bundle
-from e4e_jax import model as models
+from e4e_jax.commands.pictures import load_generator
 from e4e_jax.editing.files import save_directions
 from e4e_jax.editing.ganspace import ganspace_directions
 from e4e_jax.editing.interfacegan import boundary, condition
@@ -55,9 +55,7 @@ def _run(flags):
         raise ValueError(
             f"{flags.out} is to hold what {flags.method} finds; expected a name in {suffix}."
         )
-    model = models.load(flags.model)
-    if not isinstance(model, models.GeneratorModel):
-        raise ValueError(f"{flags.model} has no generator; expected an inverter or a generator.")
+    model = load_generator(flags.model)
     found = _METHODS[flags.method](flags, model)
     save = _save_channels if flags.method == "stylespace" else save_directions
     try:
@@ -68,25 +66,30 @@ def _run(flags):
 
 
 def _sefa(flags, model):
-    size = model.generator.config.w_dim
-    if not 0 < flags.count <= size:
-        raise ValueError(f"--count is {flags.count}; expected 1 to {size}.")
+    _check_count(flags, model)
     found = sefa_directions(model.generator, flags.count)
     return {f"sefa_{i}": direction for i, direction in enumerate(found)}
 
 
 def _ganspace(flags, model):
+    _check_count(flags, model)
     samples = 1_000_000 if flags.samples is None else flags.samples
+    # All of them, for their shares of the whole variance.
     mean, components, deviations = ganspace_directions(
-        model.generator, flags.count, samples=samples
+        model.generator, model.generator.config.w_dim, samples=samples
     )
     share = deviations**2 / np.sum(deviations**2)
-    for i, deviation in enumerate(deviations):
+    found = {"ganspace_mean": mean}
+    for i, deviation in enumerate(deviations[: flags.count]):
         print(f"ganspace_{i}: standard deviation {deviation:.3g}, {share[i]:.1%} of the variance")
-    return {"ganspace_mean": mean} | {
-        f"ganspace_{i}": component * deviation
-        for i, (component, deviation) in enumerate(zip(components, deviations, strict=True))
-    }
+        found[f"ganspace_{i}"] = components[i] * deviation
+    return found
+
+
+def _check_count(flags, model):
+    size = model.generator.config.w_dim
+    if not 0 < flags.count <= size:
+        raise ValueError(f"--count is {flags.count}; expected 1 to {size}.")
 
 
 def _stylespace(flags, model):

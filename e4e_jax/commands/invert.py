@@ -5,17 +5,15 @@ import sys
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from e4e_jax import bundle
 from e4e_jax import model as models
+from e4e_jax.commands.pictures import drawn_size, synthesize
 from e4e_jax.data.images import ImageError
 from e4e_jax.data.sources import open_images
 from e4e_jax.inversion.align import AlignedFaces, is_aligned
 from e4e_jax.inversion.folder import Inverted, check_output, invert_folder
-from e4e_jax.inversion.invert import synthesize_like
 from e4e_jax.inversion.refine import optimize_w, optimize_w_plus, tune_generator
-from e4e_jax.metrics.cache import hash_files
 from e4e_jax.training.hooks import ProgressBar
 
 _CHECKED_FOR_ALIGNMENT = 8  # images, the first ones
@@ -74,7 +72,7 @@ def _run(flags):
         image_size=model.image_size,
         batch_size=flags.batch_size,
         settings={
-            "model": hash_files(bundle.resolve(flags.model)),
+            "model": bundle.hash_files(bundle.resolve(flags.model)),
             "align": flags.align,
             "iterations": flags.iterations or model.iterations,
             "refine": flags.refine,
@@ -136,7 +134,7 @@ def _tune(model, perceptual, images, codes, *, steps):
     for i in range(len(images)):
         one = slice(i, i + 1)
         tuned, _ = tune_generator(model.generator, perceptual, images[one], codes[one], steps=steps)
-        drawn.append(_synthesize(tuned, codes[one], None, size=_size(model)))
+        drawn.append(synthesize(tuned, codes[one], size=drawn_size(model)))
         writers.append(
             lambda path, tuned=tuned: bundle.save_bundle(
                 path, "generator", {"generator": tuned}, overwrite=True
@@ -149,15 +147,4 @@ _METHODS = {"w_plus": _refine_w_plus, "w": _refine_w, "pti": _tune}
 
 
 def _draw(model, codes, noises=None):
-    return _synthesize(model.generator, codes, noises, size=_size(model))
-
-
-@functools.partial(nnx.jit, static_argnames=("size",))
-def _synthesize(generator, codes, noises, *, size):
-    return synthesize_like(generator, codes, size, noise="constant" if noises is None else noises)
-
-
-def _size(model):
-    """(height, width) at the generator's resolution, of the shape that the encoder reads."""
-    height, width = model.image_size
-    return model.resolution * height // width, model.resolution
+    return synthesize(model.generator, codes, noises=noises, size=drawn_size(model))

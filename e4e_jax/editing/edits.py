@@ -3,15 +3,18 @@
 import dataclasses
 import re
 
+import jax
 import numpy as np
 
+from e4e_jax.editing.directions import apply_direction
+from e4e_jax.editing.ganspace import set_component
 from e4e_jax.editing.sefa import sefa_directions
 from e4e_jax.editing.stylespace import channel_deviations
 from e4e_jax.models.stylegan2 import Generator
 
-_WRITTEN = re.compile(r"(?P<name>[^=@]+)(@(?P<first>\d+)-(?P<last>\d+))?=(?P<values>.+)")
-
-
+_WRITTEN = re.compile(
+    r"(?P<name>[^=@]+?)(@(?P<first>\d+)-(?P<last>\d+))?(?P<sets>:)?=(?P<values>.+)"
+)
 _CHANNEL = re.compile(r"style:(?P<layer>\d+):(?P<channel>\d+)=(?P<values>.+)")
 
 
@@ -27,6 +30,25 @@ class Edit:
 
     label: str
     direction: np.ndarray
+    strengths: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ComponentEdit:
+    """Codes move to a coordinate along a component of GANSpace; see `ganspace.set_component`.
+
+    Attributes:
+      label: what the edit is called, ":" included, as it was written but for the coordinates.
+      step, mean: [D], the component times its standard deviation, and the mean of w.
+      first, last: the layers that move.
+      strengths: one or more coordinates, in standard deviations.
+    """
+
+    label: str
+    step: np.ndarray
+    mean: np.ndarray
+    first: int
+    last: int
     strengths: tuple[float, ...]
 
 
@@ -50,13 +72,15 @@ class ChannelEdit:
 
 def parse_edit(
     text: str, directions: dict[str, np.ndarray], generator: Generator
-) -> Edit | ChannelEdit:
-    """Reads NAME=STRENGTHS or NAME@FIRST-LAST=STRENGTHS.
+) -> Edit | ComponentEdit | ChannelEdit:
+    """Reads NAME=STRENGTHS, NAME@FIRST-LAST=STRENGTHS, or either with := for =.
 
     "smile=1" is one strength, "smile=-1,0,1" a list, "smile=-1:1:5" five strengths from -1 to 1,
     "smile@4-7=1" moves layers 4 to 7 alone. NAME is one of `directions`, or sefa_0, sefa_1, ...
-    for the strongest directions of the generator's own weights. "style:3:12=5" moves channel 12 of
-    convolution 3 in StyleSpace by five of its standard deviations.
+    for the strongest directions of the generator's own weights. "ganspace_3@4-7:=2" moves to the
+    coordinate 2 along a component of GANSpace, counted from the direction ganspace_mean.
+    "style:3:12=5" moves channel 12 of convolution 3 in StyleSpace by five of its standard
+    deviations.
 
     Raises:
       ValueError: no such direction, one of another generator, layers that it does not have, or
@@ -79,17 +103,29 @@ def parse_edit(
             f"the direction {name} has shape {list(direction.shape)}; expected [{size}] or "
             f"[{layers}, {size}], which is what this generator's codes take."
         )
-    if first is None:
-        return Edit(name, direction, _strengths(text, match["values"]))
-    first, last = int(first), int(last)
+    strengths = _strengths(text, match["values"])
+    first, last = (0, layers - 1) if first is None else (int(first), int(last))
     if not first <= last < layers:
         raise ValueError(
             f"the edit {text!r} names layers {first} to {last}; expected layers in order, "
             f"0 to {layers - 1}."
         )
+    label = name if match["first"] is None else f"{name}@{first}-{last}"
+    if match["sets"]:
+        mean = _mean(text, name, direction, directions)
+        return ComponentEdit(f"{label}:", direction, mean, first, last, strengths)
+    if match["first"] is None:
+        return Edit(label, direction, strengths)
     chosen = np.zeros((layers, size), np.float32)
     chosen[first : last + 1] = np.broadcast_to(direction, (layers, size))[first : last + 1]
-    return Edit(f"{name}@{first}-{last}", chosen, _strengths(text, match["values"]))
+    return Edit(label, chosen, strengths)
+
+
+def apply_edit(w_plus, edit: Edit | ComponentEdit, strength) -> jax.Array:
+    """Codes w_plus [B, L, D] after an edit with one of its strengths."""
+    if isinstance(edit, ComponentEdit):
+        return set_component(w_plus, edit.step, edit.mean, strength, edit.first, edit.last)
+    return apply_direction(w_plus, edit.direction, strength)
 
 
 def _channel_edit(text, match, generator):
@@ -114,6 +150,17 @@ def _direction(name, directions, generator):
         return sefa_directions(generator, int(number[1]) + 1)[-1]
     known = ", ".join([*directions, f"sefa_0 to sefa_{generator.config.w_dim - 1}"])
     raise ValueError(f"there is no direction {name}; expected one of {known}.")
+
+
+def _mean(text, name, step, directions):
+    """The mean [D] of w that comes with a component of GANSpace."""
+    of = f"{name.rpartition('_')[0]}_mean"
+    if step.ndim != 1 or of not in directions or directions[of].shape != step.shape:
+        raise ValueError(
+            f"the edit {text!r} sets a coordinate; expected a component of GANSpace that has its "
+            f"mean beside it as {of}, or = to add."
+        )
+    return directions[of]
 
 
 def _strengths(text, values):

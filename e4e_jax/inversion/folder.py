@@ -7,6 +7,7 @@ parts beside it; they are merged at the end.
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import json
 import os
@@ -97,8 +98,12 @@ def invert_folder(
             repeat=False,
             max_bad_images=max_bad_images,
         )
-        bar = progress(batches.num_batches, batch_size) if progress else None
-        with concurrent.futures.ThreadPoolExecutor(_WRITERS) as writers:
+        with contextlib.ExitStack() as stack:
+            stack.callback(batches.close)
+            writers = stack.enter_context(concurrent.futures.ThreadPoolExecutor(_WRITERS))
+            bar = progress(batches.num_batches, batch_size) if progress else None
+            if bar:
+                stack.callback(bar.close)
             for step, batch in enumerate(batches, start=1):
                 images = jnp.asarray(batch["image"], jnp.float32) / 127.5 - 1
                 found = invert(jax.device_put(images, sharding))
@@ -108,10 +113,7 @@ def invert_folder(
                              [files[i] for i in indices], writers)  # fmt: skip
                 if bar:
                     bar.update(step, {})
-        bad = dict(batches.bad_images)
-        batches.close()
-        if bar:
-            bar.close()
+            bad = dict(batches.bad_images)
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
@@ -172,10 +174,14 @@ def save_latents(path, names, codes) -> None:
     Raises:
       OSError: the disk takes no more.
     """
+    _save_arrays(path, {"names": np.asarray(names, str), "codes": np.asarray(codes, np.float32)})
+
+
+def _save_arrays(path, arrays):
     path = pathlib.Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.npz")
     try:
-        np.savez(temporary, names=np.asarray(names, str), codes=np.asarray(codes, np.float32))
+        np.savez(temporary, **arrays)
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -222,12 +228,12 @@ def _write_batch(out, found, rows, names, files, writers):
     if found.noises is not None:
         for row, file in zip(rows, files, strict=True):
             noises = {f"noise_{i}": np.asarray(n[row]) for i, n in enumerate(found.noises)}
-            np.savez(out / f"{os.path.splitext(file)[0]}.noise.npz", **noises)
+            _save_arrays(out / f"{os.path.splitext(file)[0]}.noise.npz", noises)
     if found.generators is not None:
         for row, file in zip(rows, files, strict=True):
             found.generators[row](str(out / f"{os.path.splitext(file)[0]}.generator"))
-    (out / _PARTS).mkdir(exist_ok=True)
-    if names:
+    if names:  # else every image of the batch is bad
+        (out / _PARTS).mkdir(exist_ok=True)
         part = out / _PARTS / f"{jax.process_index():04d}-{len(_parts(out)):08d}.npz"
         save_latents(part, names, np.asarray(found.codes)[rows])
 

@@ -85,17 +85,6 @@ def identify_images(source):
     return repr(source) if parameters is not None and parameters.frozen else None
 
 
-def hash_files(folder) -> str:
-    """SHA-256 of the names and contents of all files in a folder, such as a bundle's."""
-    total = hashlib.sha256()
-    for path in sorted(pathlib.Path(folder).rglob("*")):
-        if path.is_file():
-            with open(path, "rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            total.update(json.dumps([path.relative_to(folder).as_posix(), content]).encode())
-    return total.hexdigest()
-
-
 def _complete(key) -> str:
     return json.dumps([key, _surroundings()], sort_keys=True)
 

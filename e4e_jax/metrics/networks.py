@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shlex
 
 from flax import nnx
 
@@ -72,11 +73,12 @@ def find_networks(names, folder: str) -> dict[str, str]:
         if not network.files:
             found[name] = bundle.resolve(network.bundle)
             continue
-        found[name] = path = os.path.join(folder, network.bundle)
-        if not os.path.exists(os.path.expanduser(path)):
+        found[name] = path = os.path.expanduser(os.path.join(folder, network.bundle))
+        if not os.path.exists(path):
+            command = f"python -m convert_weights {network.files} {shlex.quote(path)}"
             missing.append(
                 f"there is no {path} ({network.features}): get {network.files} from "
-                f"{network.source}, then `python -m convert_weights {network.files} {path}`."
+                f"{network.source}, then `{command}`."
             )
     if missing:
         raise FileNotFoundError("\n".join(missing))

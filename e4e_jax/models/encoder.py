@@ -1,9 +1,10 @@
 """The encoders: e4e (Tov et al. 2021), pSp (Richardson et al. 2021) and the single-w baseline.
 
-All read an IR-SE backbone. pSp and e4e build a feature pyramid on its last three levels; every
-style has a map-to-style head that shrinks one level to a vector. ReStyle's (Alaluf et al. 2021,
-arXiv 2104.02699) have all heads on the last level and read the image with its reconstruction so
-far. The outputs are offsets: where a model was trained around `latent_avg`, the caller adds it.
+All read an IR-SE backbone, or a ResNet. pSp and e4e build a feature pyramid on its last three
+levels; every style has a map-to-style head that shrinks one level to a vector. ReStyle's (Alaluf
+et al. 2021, arXiv 2104.02699) have all heads on the last level and read the image with its
+reconstruction so far. The outputs are offsets: where a model was trained around `latent_avg`, the
+caller adds it.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from flax import nnx
 
 from e4e_jax.models.irse import Conv, IRSEBackbone, IRSEConfig
 from e4e_jax.models.layers import EqualLinear
+from e4e_jax.models.resnet import ResNetBackbone, ResNetConfig
 
 KINDS = ("e4e", "psp", "single_w")
 
@@ -30,7 +32,8 @@ class EncoderConfig:
       num_styles: L, the styles of the generator.
       style_dim: D, the length of a style.
       image_size: (height, width) of the images it reads.
-      backbone: the IR-SE backbone; its last width is the width of the pyramid.
+      backbone: of IR-SE units, or a ResNet (ReStyle for other domains than faces); its last
+        width is the width of the pyramid.
       coarse, middle: styles below `coarse` read the 1/16 level, those below `middle` the 1/8
         level, the rest the 1/4 level. Both `num_styles`: no pyramid, as in ReStyle.
       iterative: it reads an image and its reconstruction, on the channel axis, and its codes are
@@ -43,7 +46,7 @@ class EncoderConfig:
     num_styles: int = 18
     style_dim: int = 512
     image_size: tuple[int, int] = (256, 256)
-    backbone: IRSEConfig = IRSEConfig()
+    backbone: IRSEConfig | ResNetConfig = IRSEConfig()
     coarse: int = 3
     middle: int = 7
     iterative: bool = False
@@ -93,7 +96,9 @@ class Encoder(nnx.Module):
 
     def __init__(self, config: EncoderConfig, *, axis_name=None, dtype=jnp.float32, rngs: nnx.Rngs):
         self.config = config
-        self.backbone = IRSEBackbone(config.backbone, axis_name=axis_name, dtype=dtype, rngs=rngs)
+        is_resnet = isinstance(config.backbone, ResNetConfig)
+        make_backbone = ResNetBackbone if is_resnet else IRSEBackbone
+        self.backbone = make_backbone(config.backbone, axis_name=axis_name, dtype=dtype, rngs=rngs)
         _, fine, middle, coarse = config.backbone.widths
         if config.kind == "single_w":
             self.linear = EqualLinear(coarse, config.style_dim, rngs=rngs)

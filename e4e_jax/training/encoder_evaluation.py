@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from e4e_jax.data.batches import in_batches
 from e4e_jax.data.images import image_grid, to_uint8
 from e4e_jax.editing.directions import apply_direction
 from e4e_jax.inversion.invert import invert, synthesize_like
 from e4e_jax.metrics.regression import r2_score
 from e4e_jax.models.encoder import Encoder
 from e4e_jax.training.encoder_step import FrozenNetworks
-from e4e_jax.training.run import in_batches
 from e4e_jax.training.tables import format_table
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from e4e_jax import bundle
+from e4e_jax.data.batches import in_batches
 from e4e_jax.data.images import image_grid
 from e4e_jax.metrics.regression import r2_score
 from e4e_jax.models.irse import IRSEConfig
@@ -20,7 +21,6 @@ from e4e_jax.training.run import (
     build_optimizer,
     float_images,
     held_out_images,
-    in_batches,
     on_this_host,
     training_batches,
 )

@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from e4e_jax import bundle
+from e4e_jax.data.batches import in_batches
 from e4e_jax.data.images import image_grid, save_png, to_uint8
 from e4e_jax.editing.directions import regress_directions
 from e4e_jax.editing.files import save_directions
@@ -29,7 +30,6 @@ from e4e_jax.training.run import (
     build_optimizer,
     float_images,
     held_out_images,
-    in_batches,
     on_this_host,
     training_batches,
 )

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from e4e_jax.data.batches import in_batches as in_batches  # where the runs look for it
 from e4e_jax.data.images import resize_image, to_float
 from e4e_jax.data.pipeline import Pipeline, make_pipeline
 from e4e_jax.data.sources import ImageFolder, tfds_source

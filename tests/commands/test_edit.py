@@ -60,6 +60,22 @@ def test_images_are_inverted_first_and_animated(inverter, images, tmp_path, caps
         assert animation.n_frames == 6  # four there, two back
 
 
+def test_a_coordinate_is_set_as_the_published_code_does(inverter, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    codes = rng.normal(size=(2, 6, 8)).astype(np.float32)
+    save_latents(tmp_path / "latents.npz", ["a", "b"], codes)
+    mean, step = rng.normal(size=(2, 8)).astype(np.float32)
+    save_directions(tmp_path / "pca.npz", {"pca_mean": mean, "pca_0": step})
+    flags = [f"--directions={tmp_path}/pca.npz", "--edits", "pca_0@1-2:=3"]
+    assert run(tmp_path / "latents.npz", tmp_path / "out", inverter, *flags) == 0
+    assert "inversion | pca_0@1-2:=3" in capsys.readouterr().out
+    _, found = load_latents(tmp_path / "out" / "latents.npz")
+    coordinates = (codes[:, 0] - mean) @ step / (step @ step)
+    expected = codes.copy()
+    expected[:, 1:3] += ((3 - coordinates)[:, None] * step)[:, None]
+    assert relative_error(found, expected) < 1e-6
+
+
 def test_a_channel_of_stylespace_moves(inverter, tmp_path, capsys):
     model = e4e_jax.load(inverter)
     codes = np.random.default_rng(0).normal(size=(2, 6, 8)).astype(np.float32)

@@ -110,6 +110,48 @@ class IRSE(nn.Module):
         return outputs
 
 
+class BasicBlock(nn.Module):
+    def __init__(self, n_in, width, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(n_in, width, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        if stride != 1 or n_in != width:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(n_in, width, 1, stride, bias=False), nn.BatchNorm2d(width)
+            )
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
+        return (y + (self.downsample(x) if hasattr(self, "downsample") else x)).relu()
+
+
+class ResNet(nn.Module):
+    """ReStyle's: `conv1`, `bn1`, `relu` and `body`; the outputs of the four groups."""
+
+    def __init__(self, widths, depths, in_channels=3):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, widths[0], 7, 2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.relu = nn.PReLU(widths[0])
+        self.body = nn.Sequential()
+        n_in, self.ends = widths[0], []
+        for group, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+            for i in range(depth):
+                self.body.append(BasicBlock(n_in, width, 2 if group and i == 0 else 1))
+                n_in = width
+            self.ends.append(len(self.body) - 1)
+
+    def groups(self, x):
+        x, outputs = self.relu(self.bn1(self.conv1(x))), []
+        for i, block in enumerate(self.body):
+            x = block(x)
+            if i in self.ends:
+                outputs.append(x)
+        return outputs
+
+
 class Head(nn.Module):
     def __init__(self, width, convs):
         super().__init__()
@@ -123,25 +165,10 @@ class Head(nn.Module):
         return self.linear(self.convs(x).flatten(1))
 
 
-class Encoder(IRSE):
-    """e4e, pSp, single-w and ReStyle encoders.
+class Heads:
+    """What stands on the four groups of a backbone."""
 
-    `convs` of the heads on the 1/16, 1/8 and 1/4 level: one number for a level, or None.
-    """
-
-    def __init__(
-        self,
-        kind,
-        styles,
-        *,
-        widths=PUBLISHED_WIDTHS,
-        depths=PUBLISHED_DEPTHS,
-        reduction=16,
-        in_channels=3,
-        convs=(4, 5, 6),
-        pyramid=True,
-    ):
-        super().__init__(widths, depths, reduction, in_channels)
+    def add_heads(self, kind, styles, widths, convs, pyramid):
         self.kind, self.count, self.pyramid = kind, styles, pyramid
         _, fine, middle, coarse = widths
         if kind == "single_w":
@@ -168,6 +195,46 @@ class Encoder(IRSE):
         if self.kind == "e4e":
             codes = [codes[0]] + [codes[0] + delta for delta in codes[1:]]
         return torch.stack(codes, 1)
+
+
+class Encoder(Heads, IRSE):
+    """e4e, pSp, single-w and ReStyle encoders.
+
+    `convs` of the heads on the 1/16, 1/8 and 1/4 level: one number for a level.
+    """
+
+    def __init__(
+        self,
+        kind,
+        styles,
+        *,
+        widths=PUBLISHED_WIDTHS,
+        depths=PUBLISHED_DEPTHS,
+        reduction=16,
+        in_channels=3,
+        convs=(4, 5, 6),
+        pyramid=True,
+    ):
+        IRSE.__init__(self, widths, depths, reduction, in_channels)
+        self.add_heads(kind, styles, widths, convs, pyramid)
+
+
+class ResNetEncoder(Heads, ResNet):
+    """The same on ReStyle's ResNet-34."""
+
+    def __init__(
+        self,
+        kind,
+        styles,
+        *,
+        widths=PUBLISHED_WIDTHS,
+        depths=(3, 4, 6, 3),
+        in_channels=6,
+        convs=(4, 5, 6),
+        pyramid=False,
+    ):
+        ResNet.__init__(self, widths, depths, in_channels)
+        self.add_heads(kind, styles, widths, convs, pyramid)
 
 
 class ArcFace(IRSE):

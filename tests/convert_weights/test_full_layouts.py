@@ -83,10 +83,16 @@ def test_inverters(tmp_path, kind, resolution, height, encoder_type):
 
 
 @pytest.mark.parametrize(
-    "kind, encoder_type", [("e4e", "ProgressiveBackboneEncoder"), ("psp", "BackboneEncoder")]
+    "make, kind, encoder_type",
+    [
+        (published.Encoder, "e4e", "ProgressiveBackboneEncoder"),
+        (published.Encoder, "psp", "BackboneEncoder"),
+        (published.ResNetEncoder, "e4e", "ResNetProgressiveBackboneEncoder"),
+        (published.ResNetEncoder, "psp", "ResNetBackboneEncoder"),
+    ],
 )
-def test_restyle(tmp_path, kind, encoder_type):
-    encoder = published.randomize(published.Encoder(kind, 14, in_channels=6, pyramid=False))
+def test_restyle(tmp_path, make, kind, encoder_type):
+    encoder = published.randomize(make(kind, 14, in_channels=6, pyramid=False))
     decoder = published.randomize(rosinality.Generator(256), 1)
     average = torch.randn(512)
     checkpoint = inverter_checkpoint(encoder, decoder, average, encoder_type=encoder_type)

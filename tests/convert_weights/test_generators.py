@@ -8,11 +8,13 @@ import published_stylegan2 as rosinality
 import pytest
 import torch
 from flax import nnx
-from helpers import relative_error
+from helpers import randomize, relative_error
 
 import e4e_jax
 from convert_weights.__main__ import main
 from e4e_jax import bundle
+from e4e_jax.model import GeneratorModel
+from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
 
 WIDTH, LAYERS = 12, 3
 
@@ -39,6 +41,11 @@ def assert_generator_matches(model, generator):
     assert relative_error(model.synthesize(codes), expected) < 1e-5
 
 
+def assert_raw_matches(path, generator):
+    """The training weights, beside the average that `load` gives."""
+    assert_generator_matches(GeneratorModel(bundle.load_network(path, "generator_raw")), generator)
+
+
 def assert_discriminator_matches(path, discriminator, resolution):
     network = bundle.load_network(path, "discriminator")
     images = random_batch(4, resolution, resolution, 3)
@@ -51,9 +58,10 @@ def assert_discriminator_matches(path, discriminator, resolution):
 def test_rosinality_goes_there_and_back(tmp_path, capsys):
     generator = rosinality.Generator(16, WIDTH, LAYERS, channels)
     generator = published.randomize(generator)
+    raw = published.randomize(rosinality.Generator(16, WIDTH, LAYERS, channels), 2)
     discriminator = published.randomize(rosinality.Discriminator(16, channels), 1)
     checkpoint = {
-        "g": rosinality.Generator(16, WIDTH, LAYERS, channels).state_dict(),
+        "g": raw.state_dict(),
         "d": discriminator.state_dict(),
         "g_ema": generator.state_dict(),
         "g_optim": {"state": {0: {"exp_avg": torch.randn(4)}}},
@@ -65,17 +73,17 @@ def test_rosinality_goes_there_and_back(tmp_path, capsys):
     torch.save(checkpoint, tmp_path / "g.pt")
     model = convert(tmp_path / "g.pt", tmp_path / "b")
     output = capsys.readouterr().out
-    assert "training weights of the generator, whose average is g_ema" in output
-    assert "optimiser state" in output
+    assert "generator_raw: " in output and "optimiser state" in output
     np.testing.assert_array_equal(model.latent_avg[3], checkpoint["latent_avg"])
     assert_generator_matches(model, generator)
+    assert_raw_matches(tmp_path / "b", raw)
     assert_discriminator_matches(tmp_path / "b", discriminator, 16)
 
     assert main([str(tmp_path / "b"), str(tmp_path / "back.pt"), "--to", "pytorch"]) == 0
     back = torch.load(tmp_path / "back.pt", weights_only=True)
-    assert set(back) == {"g_ema", "d", "latent_avg"}
+    assert set(back) == {"g", "g_ema", "d", "latent_avg"}
     assert torch.equal(back["latent_avg"], checkpoint["latent_avg"])
-    for part in ("g_ema", "d"):
+    for part in ("g", "g_ema", "d"):
         assert set(back[part]) == set(checkpoint[part])
         for name, tensor in checkpoint[part].items():
             assert torch.equal(back[part][name], tensor), name
@@ -98,12 +106,14 @@ def test_nvidia(tmp_path, clamp):
     generator = nvidia.Generator(16, WIDTH, LAYERS, channels, clamp)
     generator = published.randomize(generator)
     discriminator = published.randomize(nvidia.Discriminator(16, channels, clamp), 1)
-    networks = {"G": generator, "D": discriminator, "G_ema": generator}
+    raw = published.randomize(nvidia.Generator(16, WIDTH, LAYERS, channels, clamp), 2)
+    networks = {"G": raw, "D": discriminator, "G_ema": generator}
     nvidia.write_pickle(tmp_path / "n.pkl", networks)
     model = convert(tmp_path / "n.pkl", tmp_path / "b")
     assert model.generator.config.conv_clamp == clamp
     np.testing.assert_array_equal(model.latent_avg[0], generator.mapping.w_avg)
     assert_generator_matches(model, generator)
+    assert_raw_matches(tmp_path / "b", raw)
     assert_discriminator_matches(tmp_path / "b", discriminator, 16)
 
 
@@ -123,6 +133,19 @@ def test_nvidia_files_that_cannot_be_converted_are_named(tmp_path, capsys):
     assert set(bundle.load_bundle(tmp_path / "b").networks) == {"generator"}
 
 
+def test_training_weights_are_as_strict_as_their_average(tmp_path, capsys):
+    generator = rosinality.Generator(8, WIDTH, LAYERS, channels).state_dict()
+    raw = dict(generator)
+    del raw["conv1.activate.bias"]
+    torch.save({"g": raw, "g_ema": generator}, tmp_path / "g.pt")
+    assert main([str(tmp_path / "g.pt"), str(tmp_path / "b")]) == 1
+    assert "1 missing: g/conv1.activate.bias" in capsys.readouterr().err
+    raw = rosinality.Generator(16, WIDTH, LAYERS, channels).state_dict()
+    torch.save({"g": raw, "g_ema": generator}, tmp_path / "g.pt")
+    assert main([str(tmp_path / "g.pt"), str(tmp_path / "b")]) == 1
+    assert "the generator and its training weights differ in their sizes" in capsys.readouterr().err
+
+
 def test_an_nvidia_generator_goes_to_rosinality_s_layout(tmp_path, capsys):
     generator = published.randomize(nvidia.Generator(16, WIDTH, LAYERS, channels, 256.0))
     nvidia.write_pickle(tmp_path / "n.pkl", {"G_ema": generator})
@@ -135,6 +158,17 @@ def test_an_nvidia_generator_goes_to_rosinality_s_layout(tmp_path, capsys):
     codes = torch.from_numpy(random_batch(2, 6, WIDTH))
     with torch.no_grad():
         assert relative_error(form(codes), generator(codes)) < 1e-5
+
+
+def test_another_multiplier_of_the_mapping_network_is_scaled_into_its_weights(tmp_path):
+    sizes = {"z_dim": WIDTH, "w_dim": WIDTH, "channel_base": 128, "channel_max": 16}
+    config = GeneratorConfig(16, mapping_layers=LAYERS, mapping_lr_mul=0.3, **sizes)
+    generator = randomize(Generator(config, rngs=nnx.Rngs(0)))
+    bundle.save_bundle(tmp_path / "b", "generator", {"generator": generator})
+    assert main([str(tmp_path / "b"), str(tmp_path / "r.pt"), "--to", "pytorch"]) == 0
+    form = rosinality.Generator(16, WIDTH, LAYERS, channels)
+    form.load_state_dict(torch.load(tmp_path / "r.pt", weights_only=True)["g_ema"])
+    assert_generator_matches(GeneratorModel(generator), form)
 
 
 def test_a_discriminator_is_an_optional_part_of_a_generator_bundle(tmp_path):

@@ -117,6 +117,36 @@ def test_restyle_iterates_as_the_published_loop(tmp_path, kind, encoder_type, he
         model.encode(images, iterations=0)
 
 
+@pytest.mark.parametrize(
+    "kind, encoder_type, pyramid",
+    [
+        ("e4e", "ResNetProgressiveBackboneEncoder", False),
+        ("psp", "ResNetBackboneEncoder", False),
+        ("psp", "ResNetGradualStyleEncoder", True),
+    ],
+)
+def test_restyle_on_a_resnet_matches_torch_and_goes_back(tmp_path, kind, encoder_type, pyramid):
+    sizes = {key: SMALL[key] for key in ("widths", "depths", "convs")}
+    encoder = published.ResNetEncoder(kind, STYLES, **sizes, pyramid=pyramid)
+    encoder, decoder = published.randomize(encoder), make_decoder()
+    average = torch.randn(WIDTH)
+    checkpoint = make_checkpoint(encoder, decoder, average, encoder_type=encoder_type)
+    model = convert(checkpoint, tmp_path)
+
+    images, codes = random_images(32, 32), average.repeat(2, STYLES, 1)
+    with torch.no_grad():
+        for _ in range(2):
+            codes = codes + encoder(torch.cat([to_torch(images), decoder(codes)], 1))
+    assert relative_error(model.encode(images, iterations=2), codes) < 1e-5
+
+    assert main([str(tmp_path / "bundle"), str(tmp_path / "back.pt"), "--to", "pytorch"]) == 0
+    back = torch.load(tmp_path / "back.pt", weights_only=True)
+    assert_same_state(back["state_dict"], checkpoint["state_dict"])
+    assert back["opts"]["encoder_type"] == encoder_type
+    again = bundle.load_bundle(convert_again(tmp_path))
+    assert again.networks["encoder"].config == model.encoder.config
+
+
 def test_reconstructions_are_pooled_to_the_encoder_s_size(tmp_path):
     encoder = published.Encoder("e4e", STYLES, **SMALL, in_channels=6, pyramid=False)
     encoder, decoder = published.randomize(encoder), make_decoder()
@@ -174,7 +204,8 @@ def test_namespaces_training_state_half_precision_and_the_older_file_layout(tmp_
 def test_encoders_that_are_not_here_are_named(tmp_path, capsys):
     encoder = published.randomize(published.Encoder("e4e", STYLES, **SMALL))
     for options, sentence in [
-        ({"encoder_type": "ResNetBackboneEncoder"}, "the encoder is a 'ResNetBackboneEncoder'"),
+        ({"encoder_type": "SwinEncoder"}, "the encoder is a 'SwinEncoder'"),
+        ({"encoder_type": "ResNetBackboneEncoder"}, "no encoder.conv1 of a 'ResNetBackboneEnc"),
         ({}, "the encoder is a None"),
     ]:
         checkpoint = make_checkpoint(encoder, make_decoder(), torch.randn(WIDTH), **options)

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from e4e_jax.editing.edits import parse_edit
+from e4e_jax.editing.edits import apply_edit, parse_edit
+from e4e_jax.editing.ganspace import set_component
 from e4e_jax.editing.sefa import sefa_directions
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
 
@@ -11,6 +12,9 @@ DIRECTIONS = {
     "smile": np.arange(8, dtype=np.float32),
     "layered": np.arange(48, dtype=np.float32).reshape(6, 8),
     "other": np.ones(5, np.float32),
+    "pca_mean": np.linspace(-1, 1, 8, dtype=np.float32),
+    "pca_0": np.arange(1, 9, dtype=np.float32),
+    "pca_1": np.ones((6, 8), np.float32),
 }
 
 
@@ -44,6 +48,18 @@ def test_sefa_by_number(generator):
     np.testing.assert_array_equal(edit.direction, sefa_directions(generator, 4)[3])
 
 
+@pytest.mark.parametrize("text, first, last", [("pca_0:=-2,3", 0, 5), ("pca_0@2-3:=-2,3", 2, 3)])
+def test_a_coordinate_is_set_along_a_component(text, first, last, generator):
+    edit = parse_edit(text, DIRECTIONS, generator)
+    assert edit.label == text.partition("=")[0] and edit.strengths == (-2, 3)
+    codes = np.random.default_rng(0).normal(size=(2, 6, 8)).astype(np.float32)
+    step, mean = DIRECTIONS["pca_0"], DIRECTIONS["pca_mean"]
+    expected = set_component(codes, step, mean, 3.0, first, last)
+    np.testing.assert_array_equal(apply_edit(codes, edit, 3.0), expected)
+    added = parse_edit(text.replace(":=", "="), DIRECTIONS, generator)
+    assert not np.allclose(apply_edit(codes, added, 3.0), expected)
+
+
 @pytest.mark.parametrize(
     "text, sentence",
     [
@@ -57,6 +73,9 @@ def test_sefa_by_number(generator):
         ("other=1", r"shape \[5\]; expected \[8\] or \[6, 8\]"),
         ("smile@4-6=1", "names layers 4 to 6; expected layers in order, 0 to 5"),
         ("smile@3-2=1", "names layers 3 to 2"),
+        ("smile:=1", "sets a coordinate; expected a component of GANSpace that has its mean"),
+        ("sefa_0:=1", "that has its mean beside it as sefa_mean, or = to add"),
+        ("pca_1:=1", "sets a coordinate; expected a component"),
     ],
 )
 def test_mistakes_are_one_sentence(text, sentence, generator):

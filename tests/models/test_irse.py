@@ -79,9 +79,7 @@ def test_batch_norm_over_four_devices_equals_one_full_batch():
 
     mesh = jax.make_mesh((4,), ("data",))
     data = P("data")
-    mapped = jax.shard_map(
-        step, mesh=mesh, in_specs=(P(), data, data), out_specs=(data, data, P())
-    )
+    mapped = jax.shard_map(step, mesh=mesh, in_specs=(P(), data, data), out_specs=(data, data, P()))
     shards = jax.device_put((x, weights), NamedSharding(mesh, data))
     y, gradient, stats = jax.jit(mapped)(state, *shards)
 

@@ -1,0 +1,63 @@
+"""python -m e4e_jax mix SOURCES DESTINATIONS OUT: style mixing, every source with every image."""
+
+import os
+import re
+
+import numpy as np
+
+from e4e_jax.commands.pictures import draw, load_generator, read_codes
+from e4e_jax.data.images import image_grid, save_png
+from e4e_jax.editing.mixing import mix_styles
+from e4e_jax.inversion.folder import save_latents
+
+_MOST = 32  # images on either side of a picture
+
+
+def add_mix(commands):
+    parser = commands.add_parser("mix", help="give images some of the styles of others")
+    parser.add_argument(
+        "sources",
+        help="whose styles are taken: a latents.npz, or images: a folder, a file or a pattern",
+    )
+    parser.add_argument("destinations", help="what the other styles are kept of, given likewise")
+    parser.add_argument("out", help="folder for a grid and latents.npz")
+    parser.add_argument("--model", default="toy", help="a bundle (default: toy)")
+    parser.add_argument(
+        "--layers", default="0-3", metavar="FIRST-LAST", help="what is taken (default: 0-3, coarse)"
+    )
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.set_defaults(run=_run)
+
+
+def _run(flags):
+    layers = re.fullmatch(r"(\d+)-(\d+)", flags.layers)
+    if layers is None:
+        raise ValueError(f"--layers is {flags.layers!r}; expected FIRST-LAST such as 0-3.")
+    first, last = map(int, layers.groups())
+    model = load_generator(flags.model)
+    (sources, given, _), (destinations, kept, _) = (
+        read_codes(name, model, flags.out, flags.batch_size)
+        for name in (flags.sources, flags.destinations)
+    )
+    if max(len(sources), len(destinations)) > _MOST:
+        raise ValueError(
+            f"there are {len(sources)} sources and {len(destinations)} destinations; expected at "
+            f"most {_MOST} of each."
+        )
+    # Row by row: [destinations, sources, L, D].
+    shape = (len(kept), *given.shape)
+    pairs = np.broadcast_to(given, shape), np.broadcast_to(kept[:, None], shape)
+    mixed = np.asarray(mix_styles(*(p.reshape(-1, *given.shape[1:]) for p in pairs), first, last))
+
+    images = draw(model, np.concatenate([given, kept, mixed]), flags.batch_size)
+    cells = np.full((len(kept) + 1, len(given) + 1, *images.shape[1:]), 255, np.uint8)
+    tops, lefts, inside = np.split(images, [len(given), len(given) + len(kept)])
+    cells[0, 1:], cells[1:, 0] = tops, lefts
+    cells[1:, 1:] = inside.reshape(cells[1:, 1:].shape)
+    os.makedirs(flags.out, exist_ok=True)
+    grid = image_grid(cells.reshape(-1, *images.shape[1:]), len(given) + 1)
+    save_png(os.path.join(flags.out, "grid.png"), grid)
+    names = [f"{name} with {source} @{first}-{last}" for name in destinations for source in sources]
+    save_latents(os.path.join(flags.out, "latents.npz"), names, mixed)
+    print(f"{len(sources)} sources (top row), {len(destinations)} destinations (left column)")
+    print(f"picture: {flags.out}/grid.png\ncodes: {flags.out}/latents.npz")

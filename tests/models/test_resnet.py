@@ -1,0 +1,116 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from helpers import randomize, relative_error
+from torch import nn
+from torch_reference import copy_weights, gradient_error, state_error, to_jax, to_torch
+
+from e4e_jax.models.encoder import Encoder, EncoderConfig
+from e4e_jax.models.resnet import ResNetBackbone, ResNetConfig
+
+SMALL = ResNetConfig(widths=(8, 8, 12, 16), depths=(1, 2, 1, 1), stem_size=5)
+
+
+class Block(nn.Module):
+    def __init__(self, n_in, width, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(n_in, width, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample_conv = None
+        if stride != 1 or n_in != width:
+            self.downsample_conv = nn.Conv2d(n_in, width, 1, stride, bias=False)
+            self.downsample_bn = nn.BatchNorm2d(width)
+
+    def forward(self, x):
+        shortcut = x
+        if self.downsample_conv is not None:
+            shortcut = self.downsample_bn(self.downsample_conv(x))
+        return (self.bn2(self.conv2(self.bn1(self.conv1(x)).relu())) + shortcut).relu()
+
+
+class Reference(nn.Module):
+    """The backbone in plain PyTorch, its submodules named as ours."""
+
+    def __init__(self, config):
+        super().__init__()
+        n_in, size = config.widths[0], config.stem_size
+        self.stem_conv = nn.Conv2d(3, n_in, size, 2, padding=size // 2, bias=False)
+        self.stem_norm = nn.BatchNorm2d(n_in)
+        self.stem_prelu = nn.PReLU(n_in)
+        self.body, self.depths = nn.ModuleList(), config.depths
+        for group, (width, depth) in enumerate(zip(config.widths, config.depths, strict=True)):
+            for i in range(depth):
+                self.body.append(Block(n_in, width, 2 if group and i == 0 else 1))
+                n_in = width
+
+    def forward(self, x):
+        x, outputs, blocks = self.stem_prelu(self.stem_norm(self.stem_conv(x))), [], iter(self.body)
+        for depth in self.depths:
+            for _ in range(depth):
+                x = next(blocks)(x)
+            outputs.append(x)
+        return outputs
+
+
+def images(*shape, seed=0):
+    return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
+
+
+@pytest.fixture(params=["train", "eval"])
+def networks(request):
+    ours = randomize(ResNetBackbone(SMALL, rngs=nnx.Rngs(0)))
+    reference = copy_weights(ours, Reference(SMALL))
+    getattr(ours, request.param)()
+    getattr(reference, request.param)()
+    return ours, reference
+
+
+def test_outputs_and_running_statistics_match_torch(networks):
+    ours, reference = networks
+    x = images(3, 37, 32, 3)
+    outputs = nnx.jit(lambda m, x: m(x))(ours, x)
+    assert [y.shape[1:] for y in outputs] == [(19, 16, 8), (10, 8, 8), (5, 4, 12), (3, 2, 16)]
+    for y, expected in zip(outputs, reference(to_torch(x)), strict=True):
+        assert relative_error(y, to_jax(expected)) < 1e-5
+    assert state_error(nnx.state(ours), reference) < 1e-5
+
+
+def test_gradients_match_torch(networks):
+    ours, reference = networks
+    # In float32 PyTorch's own gradients are 2e-5 off: a ReLU is behind every sum, and near zero
+    # its sign is a matter of rounding.
+    reference.double()
+    x = images(3, 32, 32, 3)
+    tensor = to_torch(x.astype(np.float64))
+    outputs = reference(tensor)
+    weights = [images(*to_jax(y).shape, seed=i) for i, y in enumerate(outputs)]
+
+    def loss(model, x):
+        return sum(jnp.vdot(y, w) for y, w in zip(model(x), weights, strict=True))
+
+    of_weights, of_images = nnx.jit(nnx.grad(loss, argnums=(0, 1)))(ours, x)
+    sum(
+        (y * torch.from_numpy(w).permute(0, 3, 1, 2)).sum()
+        for y, w in zip(outputs, weights, strict=True)
+    ).backward()
+    assert relative_error(of_images, to_jax(tensor.grad)) < 1e-5
+    assert gradient_error(of_weights, reference) < 1e-5
+
+
+def test_the_default_is_resnet_34():
+    backbone = nnx.eval_shape(lambda: ResNetBackbone(ResNetConfig(), rngs=nnx.Rngs(0)))
+    sizes = [v.size for _, v in nnx.to_flat_state(nnx.state(backbone, nnx.Param))]
+    # torchvision's resnet34 without its classifier of 513,000, and a slope for each of 64 channels.
+    assert sum(sizes) == 21_797_672 - 513_000 + 64
+
+
+def test_an_encoder_reads_it():
+    config = EncoderConfig("e4e", 8, 16, (32, 32), SMALL, coarse=8, middle=8, iterative=False)
+    encoder = randomize(Encoder(config, rngs=nnx.Rngs(0)))
+    encoder.eval()
+    assert isinstance(encoder.backbone, ResNetBackbone)
+    assert encoder(images(2, 32, 32, 3)).shape == (2, 8, 16)
