@@ -1,8 +1,11 @@
 """The shipped toy generator: StyleGAN2 on the built-in faces at 64x64.
 
-FID 5.8 in toy features after 176,000 images, about 75 minutes on two CPU cores that other work
-shared (XLA_FLAGS=--xla_force_host_platform_device_count=2). The discriminator looks at the same
-features, which flatters that number.
+The source knows what its faces show, so a code is tied to a face (`supervision`): beside the
+adversarial loss its image is compared with that face. FID 0.40 in toy features after 80,000 images,
+about 45 minutes on two CPU cores that other work shared
+(XLA_FLAGS=--xla_force_host_platform_device_count=2). The adversarial loss alone came to 5.8 after
+176,000 images, with style mixing, z of 64 and the usual slow mapping network. Supervision
+and discriminator look at the same features, which flatters both numbers.
 """
 
 from configs import common
@@ -24,6 +27,7 @@ def get_config():
     config.data.num_validation = 10_000
 
     generator = config.generator
+    # Of z the eleven factors should be a large part, and they are learned through the mapping.
     generator.z_dim, generator.w_dim = 24, 64
     generator.mapping_layers, generator.mapping_lr_mul = 4, 1.0
     generator.channel_base, generator.channel_max = 1024, 64
