@@ -4,8 +4,6 @@ import os
 
 import jax
 
-_SHORTEST = 0.3  # seconds of compiling that are worth a file
-
 
 def enable_compilation_cache() -> None:
     """Keeps compiled programs in ~/.cache/e4e_jax/programs, or under XDG_CACHE_HOME.
@@ -16,4 +14,5 @@ def enable_compilation_cache() -> None:
     if jax.config.jax_compilation_cache_dir is None:
         root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         jax.config.update("jax_compilation_cache_dir", os.path.join(root, "e4e_jax", "programs"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", _SHORTEST)
+    # A network's first weights are a hundred programs of 30 ms.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -6,7 +6,6 @@ PROGRAM = """
 import jax
 from e4e_jax.compilation_cache import enable_compilation_cache
 enable_compilation_cache()
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.jit(lambda x: x * 2 + 1)(1.0)
 """
 

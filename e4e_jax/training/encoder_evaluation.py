@@ -35,7 +35,7 @@ class EncoderEvaluation:
       images: uint8 [N, H, W, 3].
       factors: [N, K] true factors of the images, or None.
       factor_names: K names.
-      mean_image: [H, W, 3] in [-1, 1], the mean of the training images.
+      mean_image: () -> [H, W, 3] in [-1, 1], the mean of the training images; `table` asks for it.
       edits: what the picture shows beside the inversion.
       batch_size: images that pass through the networks at a time.
     """
@@ -103,7 +103,7 @@ class EncoderEvaluation:
             "inversion": self.validate(*trained),
             "untrained encoder": self.validate(*untrained),
             "generator's average image": self._summary(np.broadcast_to(average, shape)),
-            "data set's mean image": self._summary(np.broadcast_to(self._mean_image, shape)),
+            "data set's mean image": self._summary(np.broadcast_to(self._mean_image(), shape)),
         }
         metrics = [m for m in summaries["inversion"] if not m.startswith("R2 ")]
         title = f"{len(self._images)} held-out images"

@@ -74,7 +74,7 @@ def build_encoder_run(config, mesh) -> Run:
         images,
         factors=factors,
         factor_names=FACTORS,
-        mean_image=mean_training_image(config),
+        mean_image=lambda: mean_training_image(config),
         edits=[Edit(name, directions[name], strength) for name, strength in config.edits.shown],
         batch_size=config.validation_batch_size,
     )

@@ -1,0 +1,243 @@
+"""The one way in which every comparison runs: check, time in turns, measure memory, report."""
+
+import argparse
+import dataclasses
+import gc
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+
+# On a GPU two frameworks share the memory: JAX must not take most of it at the start.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+import numpy as np
+
+from benchmarks import machine, sides, timing
+from benchmarks.sides import Side
+
+OURS = "ours"
+
+# Largest relative error (of the norms) between two sides that are still called the same function.
+# Gradients of random networks differ by rounding that flips the sign of activations near zero.
+TOLERANCES = {"float32": 1e-3, "tf32": 3e-2, "bfloat16": 0.2}
+GRADIENT_TOLERANCES = {"float32": 5e-2, "tf32": 0.2, "bfloat16": 0.5}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One size at which the sides are compared.
+
+    Attributes:
+      name: as on the command line.
+      images: images of one call.
+      builders: name of a side -> function that makes it; `OURS` comes first.
+    """
+
+    name: str
+    images: int
+    builders: dict[str, Callable[[], Side]]
+
+
+class Mismatch(ValueError):
+    """Two sides do not compute the same function."""
+
+
+def run(name, description, default_cases, make_case, argv=None, *, peer=False) -> dict:
+    """Runs a comparison: `python -m benchmarks.<name>`.
+
+    Args:
+      name: the module in this package.
+      description: for --help.
+      default_cases: names of the cases that run unless others are given.
+      make_case: (name of a case, flags) -> `Case`; raises ValueError for a name that is none.
+      argv: command line; None for that of the process.
+      peer: whether --peer means anything here.
+
+    Returns:
+      What --json writes.
+    """
+    flags = _parser(name, description, default_cases, peer).parse_args(argv)
+    if getattr(flags, "peer", None):
+        flags.peer = os.path.abspath(flags.peer)
+    sides.set_precision(flags.precision)
+    try:
+        cases = [make_case(case, flags) for case in flags.cases]
+        if flags.side:
+            return _measure_memory(cases[0].builders[flags.side], torch_side=flags.side != OURS)
+        result = {
+            "benchmark": name,
+            "precision": flags.precision,
+            "machine": machine.describe(),
+            "ceilings": machine.ceilings(flags.precision),
+            "cases": [_run_case(name, case, flags) for case in cases],
+        }
+    except (Mismatch, ValueError, OSError) as error:
+        print(f"benchmarks.{name}: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+    print(_table(result))
+    write_json(result, flags.json)
+    return result
+
+
+def write_json(result: dict, path) -> None:
+    """Writes the numbers to `path`; None for nowhere."""
+    if path:
+        pathlib.Path(path).write_text(json.dumps(result, indent=2) + "\n")
+
+
+def sizes(case: str) -> tuple[int, int]:
+    """A case such as "1024x8" as (side of the image, batch).
+
+    Raises:
+      ValueError: it is not two positive numbers joined by x.
+    """
+    side, _, batch = case.partition("x")
+    if not (side.isdecimal() and batch.isdecimal() and int(side) and int(batch)):
+        raise ValueError(f"case is {case!r}; expected SIDExBATCH, such as 256x8.")
+    return int(side), int(batch)
+
+
+def with_torch(flags, case: dict, pytorch: Callable[[bool], Side], peer=None) -> dict:
+    """Adds the sides that need PyTorch, where it is installed and as the flags ask.
+
+    Args:
+      flags: of the command line.
+      case: the builders so far.
+      pytorch: (compiled) -> the ordinary form in PyTorch.
+      peer: () -> the side of published code at `flags.peer`.
+    """
+    if machine.has_torch():
+        case["pytorch"] = lambda: pytorch(False)
+        if flags.compile:
+            case["torch.compile"] = lambda: pytorch(True)
+        if peer is not None and flags.peer:
+            case["peer"] = peer
+    return case
+
+
+def _parser(name, description, default_cases, peer):
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
+    parser.add_argument("--cases", nargs="+", default=default_cases, metavar="CASE")
+    parser.add_argument("--precision", choices=sides.PRECISIONS, default="float32")
+    parser.add_argument("--repeats", type=int, default=10, help="timed calls of each side")
+    parser.add_argument("--compile", action="store_true", help="time torch.compile as well")
+    parser.add_argument("--small", action="store_true", help="tiny networks, to try the program")
+    parser.add_argument("--no-memory", action="store_true", help="leave out the peaks of memory")
+    parser.add_argument("--json", metavar="PATH", help="write all numbers there")
+    if peer:
+        parser.add_argument("--peer", metavar="PATH", help="a checkout of encoder4editing to time")
+    # How a run measures the memory of one side of one case, in a process of its own.
+    parser.add_argument("--side", help=argparse.SUPPRESS)
+    return parser
+
+
+def _run_case(name, case: Case, flags) -> dict:
+    built = {}
+    for side, build in case.builders.items():
+        print(f"{name} {case.name}: building {side} ...", file=sys.stderr)
+        built[side] = build()
+        gc.collect()
+    errors = {side: _compare(built[side], built[OURS], side, flags.precision) for side in built}
+    runs = {side: built[side].run for side in built}
+    timings = timing.alternate(runs, repeats=flags.repeats)
+    peaks = {} if flags.no_memory else {s: _memory_of(name, case.name, s, flags) for s in built}
+    rows = {}
+    for side in built:
+        pairs = zip(timings[side].seconds, timings[OURS].seconds, strict=True)
+        rows[side] = {
+            "median_seconds": timings[side].median,
+            "spread_seconds": timings[side].spread,
+            "seconds": timings[side].seconds,
+            "seconds_per_image": timings[side].median / case.images,
+            "ratio_to_ours": timings[side].median / timings[OURS].median,
+            "median_of_paired_ratios": statistics.median(theirs / ours for theirs, ours in pairs),
+            "compile_seconds": built[side].compile_seconds,
+            "peak_bytes": peaks.get(side),
+            "errors": errors[side],
+            "cost_analysis": built[side].compiled,
+            "counted": built[side].counted,
+        }
+    return {"case": case.name, "images": case.images, "sides": rows}
+
+
+def _compare(side: Side, ours: Side, name, precision) -> dict[str, float]:
+    """Relative errors of what two sides compute; Mismatch where they are not the same."""
+    errors = {}
+    for key, expected in side.results.items():
+        if not np.all(np.isfinite(expected)):
+            raise Mismatch(f"{key} of {name} is not finite; nothing was timed.")
+        errors[key] = sides.relative_error(ours.results[key], expected)
+        allowed = (GRADIENT_TOLERANCES if key == "gradient" else TOLERANCES)[precision]
+        if errors[key] > allowed:
+            raise Mismatch(
+                f"{key} of ours and of {name} differ by {errors[key]:.1e}, expected at most "
+                f"{allowed:.0e}: they are not the same function, and nothing was timed."
+            )
+    return errors
+
+
+def _memory_of(name, case, side, flags) -> int | None:
+    """The peak of one side, from a process that runs nothing else; None where that fails."""
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--side", side, "--cases", case]
+    command += ["--precision", flags.precision, *(["--small"] if flags.small else [])]
+    command += ["--compile"] if flags.compile else []
+    command += ["--peer", flags.peer] if getattr(flags, "peer", None) else []
+    root = pathlib.Path(__file__).resolve().parent.parent
+    done = subprocess.run(command, cwd=root, text=True, capture_output=True)
+    try:
+        return json.loads(done.stdout.splitlines()[-1])["peak_bytes"]
+    except (IndexError, ValueError):
+        print(f"no memory of {side}: {done.stderr.strip()[-200:]}", file=sys.stderr)
+        return None
+
+
+def _measure_memory(build, torch_side) -> dict:
+    memory = machine.PeakMemory()
+    run_once = build().run  # without the results, which only the comparison needs
+    gc.collect()
+    memory.start()
+    for _ in range(2):
+        run_once()
+    result = {"peak_bytes": memory.read(torch_side=torch_side)}
+    print(json.dumps(result))
+    return result
+
+
+def _table(result) -> str:
+    about, ceiling = result["machine"], result["ceilings"]
+    lines = [
+        f"{result['benchmark']}, {result['precision']}: {about['device']}, {about['cores']} cores, "
+        f"jax {about['jax']}, " + ("torch " + about["torch"] if "torch" in about else "no PyTorch"),
+        f"ceilings: {ceiling['flops'] / 1e9:.0f} GFLOP/s (matrix product), "
+        f"{ceiling['bytes'] / 1e9:.1f} GB/s (copy)",
+    ]
+    if "torch" not in about:
+        lines.append("PyTorch is not installed, so that ours alone was timed.")
+    elif about["platform"] != "cpu" and about["torch device"] != about["device"]:
+        lines.append(f"Not on one device: PyTorch ran on {about['torch device']}.")
+    header = f"{'case':12}{'side':15}{'median s':>10}{'min':>9}{'max':>9}{'s/image':>10}"
+    lines += ["", header + f"{'to ours':>9}{'peak MB':>9}{'GFLOP/s':>14}{'GB/s':>14}{'error':>9}"]
+    for case in result["cases"]:
+        for side, row in case["sides"].items():
+            low, high = row["spread_seconds"]
+            peak = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.0f}"
+            error = "" if side == OURS else f"{max(row['errors'].values()):.0e}"
+            lines.append(
+                f"{case['case']:12}{side:15}{row['median_seconds']:10.4f}{low:9.4f}{high:9.4f}"
+                f"{row['seconds_per_image']:10.4f}{row['ratio_to_ours']:9.2f}{peak:>9}"
+                f"{_rate(row, 'counted', 'flops', ceiling):>14}"
+                f"{_rate(row, 'cost_analysis', 'bytes', ceiling):>14}{error:>9}"
+            )
+    return "\n".join(lines)
+
+
+def _rate(row, source, key, ceiling) -> str:
+    """Achieved rate and its share of the ceiling, where the work is known."""
+    if not row[source] or not row[source][key]:
+        return ""
+    rate = row[source][key] / row["median_seconds"]
+    return f"{rate / 1e9:.1f} ({rate / ceiling[key]:.0%})"

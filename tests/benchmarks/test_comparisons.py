@@ -1,0 +1,112 @@
+"""Every comparison runs from its command line to its JSON; how fast anything is, is not tested."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from benchmarks import common, encode, machine, metrics, sides, synthesis, train_step
+
+SIDE_NUMBERS = ("median_seconds", "seconds_per_image", "ratio_to_ours", "compile_seconds")
+
+
+@pytest.fixture(autouse=True)
+def keep_precision():
+    """The benchmarks set JAX's precision for the whole process."""
+    import jax
+
+    before = jax.config.jax_default_matmul_precision
+    yield
+    jax.config.update("jax_default_matmul_precision", before)
+
+
+@pytest.fixture(autouse=True)
+def quick_ceilings(monkeypatch):
+    monkeypatch.setattr(machine, "ceilings", lambda precision: {"flops": 1e9, "bytes": 1e9})
+
+
+def run(module, tmp_path, *arguments):
+    """Runs a benchmark; returns its JSON, after checks that hold for all."""
+    path = tmp_path / "result.json"
+    arguments = ["--small", "--repeats=2", *arguments, f"--json={path}"]
+    returned = module.main(arguments)
+    result = json.loads(path.read_text())
+    assert result == json.loads(json.dumps(returned))
+    assert result["machine"]["cores"] >= 1
+    for case in result["cases"]:
+        assert list(case["sides"])[0] == "ours"
+        for row in case["sides"].values():
+            assert all(math.isfinite(row[key]) and row[key] > 0 for key in SIDE_NUMBERS)
+            assert len(row["seconds"]) == 2
+            assert all(error < 1e-3 for key, error in row["errors"].items() if key != "gradient")
+        ours = case["sides"]["ours"]
+        assert ours["ratio_to_ours"] == 1
+        assert ours["counted"]["flops"] > 0 and ours["cost_analysis"]["bytes"] > 0
+    return result
+
+
+def test_synthesis(tmp_path, capsys):
+    result = run(synthesis, tmp_path, "--no-memory", "--cases", "16x2", "8x1")
+    assert [case["case"] for case in result["cases"]] == ["16x2", "8x1"]
+    assert [case["images"] for case in result["cases"]] == [2, 1]
+    assert list(result["cases"][0]["sides"]) == ["ours", "pytorch"]
+    output = capsys.readouterr().out
+    assert "16x2" in output and "pytorch" in output and "float32" in output
+
+
+def test_encode(tmp_path):
+    run(encode, tmp_path, "--no-memory", "--cases", "64x1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["lpips-64x1", "arcface-48x1", "inception-64x1"])
+def test_metrics(case, tmp_path):
+    run(metrics, tmp_path, "--no-memory", "--cases", case)
+
+
+@pytest.mark.slow
+def test_train_step(tmp_path):
+    result = run(train_step, tmp_path, "--no-memory", "--cases", "256x2")
+    errors = result["cases"][0]["sides"]["pytorch"]["errors"]
+    terms = {"l2", "perceptual", "identity", "adversarial", "delta_norm"}
+    assert set(errors) == terms | {"gradient"}
+    assert errors["gradient"] < 1e-2
+
+
+@pytest.mark.slow
+def test_memory_is_that_of_a_process_of_its_own(tmp_path):
+    result = run(synthesis, tmp_path, "--cases", "16x1")
+    assert all(0 < row["peak_bytes"] < 2**32 for row in result["cases"][0]["sides"].values())
+
+
+def test_without_pytorch_ours_is_timed_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(machine, "has_torch", lambda: False)
+    result = run(synthesis, tmp_path, "--no-memory", "--cases", "8x1")
+    assert list(result["cases"][0]["sides"]) == ["ours"]
+    assert "PyTorch is not installed" in capsys.readouterr().out
+
+
+def test_different_functions_are_not_timed():
+    def side(value):
+        return sides.Side(lambda: None, {"image": np.full((2, 2), value)}, 0.0)
+
+    with pytest.raises(common.Mismatch, match="not the same function"):
+        common._compare(side(1.0), side(1.01), "pytorch", "float32")
+    assert common._compare(side(1.0), side(1.0 + 1e-6), "pytorch", "float32")["image"] < 2e-6
+    with pytest.raises(common.Mismatch, match="not finite"):
+        common._compare(side(np.nan), side(1.0), "pytorch", "float32")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--cases", "256"], "expected SIDExBATCH"),
+        (["--cases", "100x1"], "resolution is 100"),
+        (["--cases", "8x1", "--peer", "nowhere", "--no-memory"], "holds no models/stylegan2"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        synthesis.main(["--small", *arguments])
+    assert message in capsys.readouterr().err.splitlines()[-1]
