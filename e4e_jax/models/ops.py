@@ -42,7 +42,7 @@ def upsample_conv2d(x, kernel):
     # PyTorch's transposed convolution is the input gradient of a convolution from O to I channels.
     size = (2 * x.shape[1] + 1, 2 * x.shape[2] + 1)
     x = _input_grad(x, _swap_channels(kernel.astype(x.dtype)), 2, 0, size)
-    return _blur(x, pad=(1, 1), gain=4.0)
+    return _blur(x, 1, 4.0)
 
 
 def downsample_conv2d(x, kernel):
@@ -57,7 +57,7 @@ def downsample_conv2d(x, kernel):
     """
     if kernel.shape[0] == 1:
         return conv2d(downsample(x), kernel)  # a 1x1 kernel only reads the points that are kept
-    return conv2d(_blur(x, pad=(2, 2), gain=1.0), kernel, stride=2)
+    return conv2d(_blur(x, 2, 1.0), kernel, stride=2)
 
 
 def modulated_conv2d(x, kernel, style, *, demodulate=True, up=False):
@@ -115,14 +115,27 @@ def downsample(x):
     return x
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _blur(x, pad, gain):
-    """[1, 3, 3, 1] FIR at full resolution, separable, as shifted adds that XLA fuses."""
-    x = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))
+    """[1, 3, 3, 1] FIR at full resolution, separable, as shifted adds that XLA fuses.
+
+    x [B, H, W, C] -> [B, H + 2 pad - 3, W + 2 pad - 3, C], with `pad` zeros on each side, 0 to 3.
+    """
+    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     taps = [gain**0.5 * tap / 8.0 for tap in (1.0, 3.0, 3.0, 1.0)]
     for axis in (1, 2):
         size = x.shape[axis] - 3
         x = sum(tap * lax.slice_in_dim(x, i, i + size, axis=axis) for i, tap in enumerate(taps))
     return x
+
+
+def _blur_backward(pad, gain, _, cotangent):
+    # The FIR is symmetric, so its gradient is the FIR with the rest of the padding. JAX's own rule
+    # turns each shifted slice into a padded array of its own: up to three times the memory traffic.
+    return (_blur(cotangent, 3 - pad, gain),)
+
+
+_blur.defvjp(lambda x, pad, gain: (_blur(x, pad, gain), None), _blur_backward)
 
 
 # A convolution and its two gradients. Each of the three is bilinear and its gradients are the other

@@ -10,10 +10,11 @@ import types
 
 import torch
 import torch.nn.functional as F
-from models import torch_stylegan2 as ops
 from published import EqualLinear, StyleGAN
 from published_stylegan2 import append_stddev
 from torch import nn
+
+from benchmarks.torch_reference import stylegan2 as ops
 
 
 def add_filter(module):

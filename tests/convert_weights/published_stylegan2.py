@@ -4,9 +4,10 @@ import math
 
 import torch
 import torch.nn.functional as F
-from models import torch_stylegan2 as ops
 from published import EqualLinear, StyleGAN
 from torch import nn
+
+from benchmarks.torch_reference import stylegan2 as ops
 
 
 class Filter(nn.Module):

@@ -6,6 +6,7 @@ import torch
 from helpers import relative_error
 
 import e4e_jax
+from benchmarks.torch_reference.inception import Inception
 from convert_weights.__main__ import main
 from e4e_jax import bundle
 
@@ -72,8 +73,8 @@ def test_lpips_needs_trunk_and_linear_weights(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_inception(tmp_path):
-    network = published.randomize(features.Inception())
-    model = convert(tmp_path, network.state_dict())
+    network = published.randomize(Inception())
+    model = convert(tmp_path, features.inception_state(network))
     images = random_images(64, 48)
     with torch.no_grad():
         expected = network(to_torch(images))

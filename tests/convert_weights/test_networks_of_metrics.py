@@ -8,6 +8,7 @@ import published_features as features
 import pytest
 import torch
 
+from benchmarks.torch_reference.inception import Inception
 from convert_weights.__main__ import main
 from e4e_jax.metrics.networks import NETWORKS, find_networks, load_networks
 
@@ -22,7 +23,7 @@ def lpips(net):
 FILES = {
     "arcface": lambda: [published.ArcFace(**SMALL, reduction=4).state_dict()],
     "curricularface": lambda: [published.ArcFace(**SMALL, reduction=None).state_dict()],
-    "inception": lambda: [features.Inception().state_dict()],
+    "inception": lambda: [features.inception_state(Inception())],
     "lpips_alex": lambda: lpips("alex"),
     "lpips_vgg": lambda: lpips("vgg"),
 }

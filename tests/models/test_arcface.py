@@ -3,11 +3,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import torch_reference
 from flax import nnx
 from helpers import randomize, relative_error
-from torch_reference import copy_weights, gradient_error, to_jax, to_torch
+from torch_comparison import gradient_error, to_jax, to_torch
 
+from benchmarks.torch_reference import networks
 from e4e_jax.models.arcface import ArcFace, crop_face
 from e4e_jax.models.irse import IRSEConfig
 
@@ -20,7 +20,7 @@ def random_images(*shape):
 
 def test_vectors_and_gradients_match_torch():
     ours = randomize(ArcFace(SMALL, embedding_dim=10, image_size=40, rngs=nnx.Rngs(0)))
-    reference = copy_weights(ours, torch_reference.ArcFace(SMALL, 10, side=3)).eval()
+    reference = networks.copy_weights(ours, networks.ArcFace(SMALL, 10, side=3)).eval()
     x = random_images(3, 40, 40, 3)
     weights = np.random.default_rng(1).normal(size=(3, 10)).astype(np.float32)
 

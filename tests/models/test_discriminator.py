@@ -2,10 +2,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-import torch_stylegan2 as reference
 from flax import nnx
 from helpers import randomize, relative_error
+from torch_comparison import to_jax, to_torch
 
+from benchmarks.torch_reference import stylegan2 as reference
 from e4e_jax.models.discriminator import Discriminator, append_minibatch_stddev
 from e4e_jax.models.stylegan2 import GeneratorConfig
 from e4e_jax.training.losses import r1_penalty
@@ -27,7 +28,7 @@ def random_images(batch, resolution):
 def test_logits_and_gradients_match_torch(resolution, batch):
     ours, p = pair(resolution)
     images = random_images(batch, resolution)
-    pixels = reference.to_torch(images)
+    pixels = to_torch(images)
     expected = reference.discriminator(p, ours.config, pixels)
     weights = np.random.default_rng(2).normal(size=batch).astype(np.float32)
     (expected * torch.from_numpy(weights)).sum().backward()
@@ -39,7 +40,7 @@ def test_logits_and_gradients_match_torch(resolution, batch):
     grad = nnx.jit(nnx.grad(loss, argnums=(0, 1), has_aux=True))
     (gradients, image_gradient), logits = grad(ours, images)
     assert relative_error(logits, expected.detach()) < 1e-5
-    assert relative_error(image_gradient, reference.to_jax(pixels.grad)) < 1e-5
+    assert relative_error(image_gradient, to_jax(pixels.grad)) < 1e-5
     for name, gradient in reference.named_arrays(gradients).items():
         assert relative_error(gradient, p[name].grad) < 1e-5, name
 
@@ -47,7 +48,7 @@ def test_logits_and_gradients_match_torch(resolution, batch):
 def test_r1_gradients_match_torch_double_backward():
     ours, p = pair(16)
     images = random_images(8, 16)
-    pixels = reference.to_torch(images)
+    pixels = to_torch(images)
     logits = reference.discriminator(p, ours.config, pixels)
     (slopes,) = torch.autograd.grad(logits.sum(), pixels, create_graph=True)
     expected = slopes.square().sum((1, 2, 3)).mean()

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import torch_reference
 from flax import nnx
 from helpers import randomize, relative_error
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from torch_reference import copy_weights, gradient_error, to_jax, to_torch
+from torch_comparison import gradient_error, to_jax, to_torch
 
+from benchmarks.torch_reference import networks
 from e4e_jax.models.encoder import Encoder, EncoderConfig, upsample_bilinear
 from e4e_jax.models.irse import IRSEConfig
 
@@ -39,7 +39,7 @@ def random_codes(config, batch=2, seed=1):
 
 def pair(config, seed=0):
     ours = randomize(Encoder(config, rngs=nnx.Rngs(0)), seed)
-    reference = copy_weights(ours, torch_reference.Encoder(config, NUM_CONVS))
+    reference = networks.copy_weights(ours, networks.Encoder(config, NUM_CONVS))
     return ours, reference
 
 

@@ -2,10 +2,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-import torch_stylegan2 as reference
 from flax import nnx
 from helpers import randomize, relative_error
+from torch_comparison import to_jax, to_torch
 
+from benchmarks.torch_reference import stylegan2 as reference
 from e4e_jax.models.discriminator import Discriminator
 from e4e_jax.models.feature_discriminator import FeatureDiscriminator
 from e4e_jax.models.irse import IRSEConfig
@@ -46,7 +47,7 @@ def test_logits_and_gradients_match_torch():
     ours = randomize(build(unit_levels))
     p = reference.torch_parameters(ours)
     images = np.random.default_rng(1).uniform(-1, 1, (4, 16, 16, 3)).astype(np.float32)
-    pixels = reference.to_torch(images)
+    pixels = to_torch(images)
     pixel_parameters = {
         name.removeprefix("pixels."): value for name, value in p.items() if "pixels." in name
     }
@@ -64,7 +65,7 @@ def test_logits_and_gradients_match_torch():
     grad = nnx.jit(nnx.grad(loss, argnums=(0, 1), has_aux=True))
     (gradients, image_gradient), logits = grad(ours, images)
     assert relative_error(logits, expected.detach()) < 1e-5
-    assert relative_error(image_gradient, reference.to_jax(pixels.grad)) < 1e-5
+    assert relative_error(image_gradient, to_jax(pixels.grad)) < 1e-5
     for name, gradient in reference.named_arrays(gradients).items():
         assert relative_error(gradient, p[name].grad) < 1e-5, name
 

@@ -3,13 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-import torch_reference
 from flax import nnx
 from helpers import randomize, relative_error
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from torch_reference import copy_weights, gradient_error, state_error, to_jax, to_torch
+from torch_comparison import gradient_error, state_error, to_jax, to_torch
 
+from benchmarks.torch_reference.networks import Backbone, copy_weights
 from e4e_jax.models.batch_norm import BatchNorm
 from e4e_jax.models.irse import IRSEBackbone, IRSEConfig
 
@@ -23,7 +23,7 @@ def images(*shape, seed=0):
 @pytest.fixture(params=["train", "eval"])
 def networks(request):
     ours = randomize(IRSEBackbone(SMALL, rngs=nnx.Rngs(0)))
-    reference = torch_reference.Backbone(SMALL.widths, SMALL.depths, SMALL.squeeze_reduction)
+    reference = Backbone(SMALL.widths, SMALL.depths, SMALL.squeeze_reduction)
     copy_weights(ours, reference)
     getattr(ours, request.param)()
     getattr(reference, request.param)()

@@ -1,17 +1,17 @@
 import jax.numpy as jnp
 import numpy as np
 import torch
-import torch_reference
 from flax import nnx
 from helpers import randomize, relative_error
-from torch_reference import copy_weights, gradient_error
+from torch_comparison import gradient_error
 
+from benchmarks.torch_reference import networks
 from e4e_jax.models.latent_discriminator import LatentDiscriminator
 
 
 def test_logits_and_gradients_match_torch():
     ours = randomize(LatentDiscriminator(16, 4, rngs=nnx.Rngs(0)))
-    reference = copy_weights(ours, torch_reference.LatentDiscriminator(16, 4))
+    reference = networks.copy_weights(ours, networks.LatentDiscriminator(16, 4))
     w = np.random.default_rng(0).normal(size=(5, 3, 16)).astype(np.float32)
     weights = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
 

@@ -1,11 +1,11 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch_reference
 from flax import nnx
 from helpers import randomize, relative_error
-from torch_reference import copy_weights, gradient_error, to_jax, to_torch
+from torch_comparison import gradient_error, to_jax, to_torch
 
+from benchmarks.torch_reference import networks
 from e4e_jax.models.lpips import LPIPS
 
 NETS = ["alex", "vgg", "squeeze"]
@@ -13,7 +13,7 @@ NETS = ["alex", "vgg", "squeeze"]
 
 def pair(net):
     ours = randomize(LPIPS(net, rngs=nnx.Rngs(0)))
-    return ours, copy_weights(ours, torch_reference.LPIPS(net))
+    return ours, networks.copy_weights(ours, networks.LPIPS(net))
 
 
 def random_images(seed, *shape):

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import torch_stylegan2 as reference
 from helpers import relative_error
+from torch_comparison import kernel_to_jax, kernel_to_torch, to_jax, to_torch
 
+from benchmarks.torch_reference import stylegan2 as reference
 from e4e_jax.models import ops
 
 # Arguments are drawn by kind; sizes differ in every direction, so that none can be mistaken.
@@ -68,14 +69,16 @@ def jax_derivatives(function, args):
 
 
 def torch_derivatives(function, kinds, args):
-    to_torch = [_is_kernel(kind, reference.kernel_to_torch, reference.to_torch) for kind in kinds]
-    to_jax = [_is_kernel(kind, reference.kernel_to_jax, reference.to_jax) for kind in kinds]
-    tensors = [convert(arg) for convert, arg in zip(to_torch, args, strict=True)]
+    there = [_is_kernel(kind, kernel_to_torch, to_torch) for kind in kinds]
+    back = [_is_kernel(kind, kernel_to_jax, to_jax) for kind in kinds]
+    tensors = [convert(arg) for convert, arg in zip(there, args, strict=True)]
     output = function(*tensors)
     first = torch.autograd.grad(output.square().sum(), tensors, create_graph=True)
     second = torch.autograd.grad(sum(g.square().sum() for g in first), tensors)
-    back = [[convert(g) for convert, g in zip(to_jax, gs, strict=True)] for gs in (first, second)]
-    return reference.to_jax(output), *back
+    first, second = (
+        [convert(g) for convert, g in zip(back, gs, strict=True)] for gs in (first, second)
+    )
+    return to_jax(output), first, second
 
 
 def _is_kernel(kind, yes, no):
@@ -107,6 +110,35 @@ def test_weight_gradients_as_other_platforms_compute_them(name, monkeypatch):
 
     monkeypatch.setattr(ops.lax, "platform_dependent", take_default)
     check(*CASES[name])
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-5), (jnp.bfloat16, 0.03)])
+@pytest.mark.parametrize("pad, gain, size", [(1, 4.0, (9, 13)), (2, 1.0, (8, 6))])
+def test_blur_matches_the_derivatives_of_a_depthwise_convolution(pad, gain, size, dtype, tolerance):
+    """The paddings, gains and parities of the sampling convolutions; JAX differentiates this form.
+
+    bfloat16 is held against the form in float32, its rounding of each step is in the tolerance.
+    """
+
+    def plain(x):
+        fir = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) * np.float32(gain / 64)
+        kernel = jnp.tile(fir[:, :, None, None], (1, 1, 1, N_IN))
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (1, 1),
+            [(pad, pad)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=N_IN,
+        )
+
+    # bfloat16 numbers, so that both begin with the same ones.
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(BATCH, *size, N_IN)), jnp.bfloat16)
+    actual = jax_derivatives(partial(ops._blur, pad=pad, gain=gain), [x.astype(dtype)])
+    expected = jax_derivatives(plain, [x.astype(jnp.float32)])
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == dtype
+        assert relative_error(a, e) < tolerance
 
 
 def test_gradients_inside_cond_are_convolutions_in_plain_layout():

@@ -5,8 +5,9 @@ import torch
 from flax import nnx
 from helpers import randomize, relative_error
 from torch import nn
-from torch_reference import copy_weights, gradient_error, state_error, to_jax, to_torch
+from torch_comparison import gradient_error, state_error, to_jax, to_torch
 
+from benchmarks.torch_reference.networks import copy_weights
 from e4e_jax.models.encoder import Encoder, EncoderConfig
 from e4e_jax.models.resnet import ResNetBackbone, ResNetConfig
 
