@@ -69,7 +69,7 @@ def run(capsys, tmp_path, *arguments):
     # config_flags looks for its fields in sys.argv.
     with flagsaver.flagsaver(), mock.patch.object(sys, "argv", given):
         try:
-            program._parse_flags(given)
+            program.parse_flags(given)
             program.main(given[:1])
         except SystemExit as end:
             code = end.code

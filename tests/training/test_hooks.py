@@ -35,7 +35,10 @@ def test_sigterm_becomes_a_flag_within_the_context_only():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_second_interrupt_interrupts(capfd):
+def test_second_interrupt_interrupts(capfd, request):
+    # A shell starts what runs in the background with Ctrl-C ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with hooks.StopSignal() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.requested

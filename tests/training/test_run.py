@@ -8,20 +8,6 @@ from configs import common, toy
 from e4e_jax.training import run
 
 
-def test_in_batches_drops_the_padding_and_keeps_the_order():
-    shapes = []
-
-    def double(x, y):
-        shapes.append(x.shape)
-        return {"sum": x + y, "x": 2 * x}
-
-    x, y = np.arange(7.0), np.arange(7.0) * 10
-    result = run.in_batches(double, (x, y), 3)
-    np.testing.assert_array_equal(result["sum"], x + y)
-    np.testing.assert_array_equal(result["x"], 2 * x)
-    assert shapes == [(3,)] * 3
-
-
 def test_toy_images_are_held_out_with_their_factors():
     config = toy.get_config()
     config.data.num_validation = 70
