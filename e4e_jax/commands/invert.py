@@ -14,6 +14,7 @@ from e4e_jax.data.sources import open_images
 from e4e_jax.inversion.align import AlignedFaces, is_aligned
 from e4e_jax.inversion.folder import Inverted, check_output, invert_folder
 from e4e_jax.inversion.refine import optimize_w, optimize_w_plus, tune_generator
+from e4e_jax.training import parallel
 from e4e_jax.training.hooks import ProgressBar
 
 _CHECKED_FOR_ALIGNMENT = 8  # images, the first ones
@@ -52,6 +53,7 @@ def _run(flags):
         lowest = 1 if name == "batch_size" else 0
         if getattr(flags, name) < lowest:
             raise ValueError(f"--{name} is {getattr(flags, name)}; expected at least {lowest}.")
+    parallel.initialize_distributed()
     source = open_images(flags.images)
     check_output(flags.out, source)
     model = models.load(flags.model)
@@ -65,7 +67,7 @@ def _run(flags):
     refine = None
     if flags.refine:
         refine = functools.partial(_METHODS[flags.method], model, perceptual, steps=flags.refine)
-    count, bad = invert_folder(
+    outcome = invert_folder(
         functools.partial(_invert, model, flags.iterations, refine),
         source,
         flags.out,
@@ -82,12 +84,14 @@ def _run(flags):
         max_bad_images=flags.max_bad_images,
         progress=ProgressBar,
     )
-    for reason in bad.values():
+    for reason in outcome.bad.values():
         print(f"left out: {reason}")
     for name, note in (source.notes if flags.align else {}).items():
         print(f"{name}: {note}")
-    there = len(source) - count - len(bad)
-    print(f"{count} images inverted" + (f", {there} were there already" if there else ""))
+    if jax.process_index() > 0:
+        return
+    there = f", {outcome.already} were there already" if outcome.already else ""
+    print(f"{outcome.count} images inverted{there}")
     print(f"codes: {flags.out}/latents.npz\npicture (input | inversion): {flags.out}/grid.png")
 
 

@@ -46,6 +46,21 @@ class Inverted:
     generators: list[Callable[[str], None]] | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What `invert_folder` did.
+
+    Attributes:
+      count: images inverted now, by all hosts.
+      already: images that were there before.
+      bad: name -> reason of images of this host that could not be decoded.
+    """
+
+    count: int
+    already: int
+    bad: dict[str, str]
+
+
 def invert_folder(
     invert: Callable[[jax.Array], Inverted],
     source,
@@ -56,7 +71,7 @@ def invert_folder(
     settings: dict[str, Any],
     max_bad_images: int = 100,
     progress: Callable = None,
-) -> tuple[int, dict[str, str]]:
+) -> Outcome:
     """Inverts every image of a source that `out` does not hold yet.
 
     Several hosts share the work by file; `out` must then be on a file system that all see.
@@ -71,9 +86,6 @@ def invert_folder(
       max_bad_images: images that may turn out not to be decodable.
       progress: (total_steps, batch_size) -> progress bar, such as `hooks.ProgressBar`.
 
-    Returns:
-      How many images were inverted now, and name -> reason of those that could not be decoded.
-
     Raises:
       ValueError: `out` holds inversions made with other settings; in one sentence.
       ImageError: too many images could not be decoded, or the disk takes no more.
@@ -83,7 +95,9 @@ def invert_folder(
     files = output_names(source.names)
     done = set(_finished(out))
     todo = [i for i, name in enumerate(source.names) if name not in done]
+    already = len(source.names) - len(todo)
     todo = todo[jax.process_index() :: jax.process_count()]
+    _over_hosts(0)  # all have seen the same before one adds to it
     mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("data",))
     sharding = jax.NamedSharding(mesh, jax.P("data"))
     batch_size = -(-min(batch_size, max(len(todo), 1)) // mesh.size) * mesh.size
@@ -114,14 +128,20 @@ def invert_folder(
                 if bar:
                     bar.update(step, {})
             bad = dict(batches.bad_images)
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices("inverted")
+    count = _over_hosts(len(todo) - len(bad))
     if jax.process_index() == 0:
         _merge(out)
         _write_grid(out, source, files, image_size)
-    return len(todo) - len(bad), bad
+    return Outcome(count, already, bad)
+
+
+def _over_hosts(number: int) -> int:
+    """The sum of the hosts' numbers; none goes on before all have come here."""
+    if jax.process_count() == 1:
+        return number
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.process_allgather(np.asarray(number)).sum())
 
 
 def output_names(names: Sequence[str]) -> list[str]:

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers import drawn_face, needs_dlib, relative_error
+from helpers import drawn_face, needs_dlib, relative_error, run_two_processes
 from PIL import Image
 
 import e4e_jax
@@ -35,6 +35,28 @@ def test_every_image_gets_its_code_and_its_inversion(inverter, images, tmp_path,
         assert np.abs(decode_image(out / file) - drawn).max() <= 1
     assert decode_image(out / "grid.png").shape == (3 * 16, 4 * 16, 3)
     assert not (out / ".parts").exists()
+
+
+TWO_HOSTS = """
+import sys
+from e4e_jax.__main__ import main
+sys.exit(main(["invert", *sys.argv[1:], "--batch_size=2"]))
+"""
+
+
+@pytest.mark.slow
+def test_two_hosts_share_the_files(inverter, images, tmp_path):
+    (images / "a.png").write_bytes(b"no image")
+    arguments = str(images), str(tmp_path / "out"), f"--model={inverter}"
+    first, second = run_two_processes(TWO_HOSTS, *arguments)
+    assert "5 images inverted" in first and "images inverted" not in second
+    assert "left out: " in first + second
+    assert run(images, tmp_path / "alone", inverter) == 0
+    (names, codes), (expected_names, expected) = (
+        load_latents(tmp_path / folder / "latents.npz") for folder in ("out", "alone")
+    )
+    assert names == expected_names and relative_error(codes, expected) < 1e-5
+    assert (tmp_path / "out" / "grid.png").exists() and not (tmp_path / "out" / ".parts").exists()
 
 
 def test_it_goes_on_where_it_stopped(inverter, images, tmp_path, capsys):

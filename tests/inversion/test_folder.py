@@ -46,8 +46,8 @@ def folder(tmp_path):
 def test_no_parts_stay_where_all_images_are_bad(folder, tmp_path):
     for path in folder.iterdir():
         path.write_bytes(b"no image")
-    count, bad = run(same, folder, tmp_path / "out")
-    assert count == 0 and len(bad) == 6
+    outcome = run(same, folder, tmp_path / "out")
+    assert outcome.count == 0 and len(outcome.bad) == 6
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["inversion.json"]
 
 
@@ -63,8 +63,8 @@ def test_the_bar_is_closed_and_what_is_done_stays_when_an_inversion_fails(folder
     with pytest.raises(MemoryError):
         run(fails_at_second, folder, tmp_path / "out")
     assert Bar.last.closed and Bar.last.steps == 1
-    count, _ = run(same, folder, tmp_path / "out")
-    assert count == 2 and not (tmp_path / "out" / ".parts").exists()
+    outcome = run(same, folder, tmp_path / "out")
+    assert (outcome.count, outcome.already) == (2, 4) and not (tmp_path / "out" / ".parts").exists()
 
 
 def test_noises_are_written_whole(folder, tmp_path, monkeypatch):
