@@ -62,10 +62,10 @@ def main(argv):
         _fail(f"unexpected argument {argv[1]!r}; options start with --.")
     logging.set_verbosity(logging.WARNING)
     # Heavy imports wait until the flags are known to be good.
-    from e4e_jax.compilation_cache import enable_compilation_cache
+    from e4e_jax.process import set_up
     from e4e_jax.training import parallel
 
-    enable_compilation_cache()
+    set_up()
     try:
         parallel.initialize_distributed()
         _evaluate(_CONFIG.value)

@@ -24,10 +24,10 @@ def main(argv):
         _fail(f"unexpected argument {argv[1]!r}; options start with --.")
     logging.set_verbosity(logging.WARNING)  # Orbax tells a story of every save
     # Heavy imports wait until the flags are known to be good.
-    from e4e_jax.compilation_cache import enable_compilation_cache
+    from e4e_jax.process import set_up
     from e4e_jax.training import hooks, loop, parallel
 
-    enable_compilation_cache()
+    set_up()
     config = _CONFIG.value
     workdir = os.path.abspath(_WORKDIR.value or os.path.join("runs", config.name))
     try:

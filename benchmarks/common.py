@@ -18,6 +18,7 @@ import numpy as np
 
 from benchmarks import machine, sides, timing
 from benchmarks.sides import Side
+from e4e_jax import process
 
 OURS = "ours"
 
@@ -63,14 +64,16 @@ def run(name, description, default_cases, make_case, argv=None, *, peer=False) -
     flags = _parser(name, description, default_cases, peer).parse_args(argv)
     if getattr(flags, "peer", None):
         flags.peer = os.path.abspath(flags.peer)
+    _tune(flags)
     sides.set_precision(flags.precision)
     try:
         cases = [make_case(case, flags) for case in flags.cases]
         if flags.side:
-            return _measure_memory(cases[0].builders[flags.side], torch_side=flags.side != OURS)
+            return _measure_memory(cases[0].builders[flags.side], torch_side=_is_torch(flags.side))
         result = {
             "benchmark": name,
             "precision": flags.precision,
+            "stock": flags.stock,
             "machine": machine.describe(),
             "ceilings": machine.ceilings(flags.precision),
             "cases": [_run_case(name, case, flags) for case in cases],
@@ -126,6 +129,9 @@ def _parser(name, description, default_cases, peer):
     parser.add_argument("--repeats", type=int, default=10, help="timed calls of each side")
     parser.add_argument("--compile", action="store_true", help="time torch.compile as well")
     parser.add_argument("--small", action="store_true", help="tiny networks, to try the program")
+    parser.add_argument(
+        "--stock", action="store_true", help="leave malloc and XLA's flags as they are"
+    )
     parser.add_argument("--no-memory", action="store_true", help="leave out the peaks of memory")
     parser.add_argument("--json", metavar="PATH", help="write all numbers there")
     if peer:
@@ -133,6 +139,15 @@ def _parser(name, description, default_cases, peer):
     # How a run measures the memory of one side of one case, in a process of its own.
     parser.add_argument("--side", help=argparse.SUPPRESS)
     return parser
+
+
+def _tune(flags):
+    """What our programs set for their process. PyTorch runs in it as well, and gains as well."""
+    if flags.stock:
+        return
+    process.choose_xla_flags()
+    if not flags.side:  # kept memory, such as the compiler's, is no need of the side's
+        process.keep_freed_memory()
 
 
 def _run_case(name, case: Case, flags) -> dict:
@@ -185,6 +200,7 @@ def _memory_of(name, case, side, flags) -> int | None:
     command = [sys.executable, "-m", f"benchmarks.{name}", "--side", side, "--cases", case]
     command += ["--precision", flags.precision, *(["--small"] if flags.small else [])]
     command += ["--compile"] if flags.compile else []
+    command += ["--stock"] if flags.stock else []
     command += ["--peer", flags.peer] if getattr(flags, "peer", None) else []
     root = pathlib.Path(__file__).resolve().parent.parent
     done = subprocess.run(command, cwd=root, text=True, capture_output=True)
@@ -193,6 +209,10 @@ def _memory_of(name, case, side, flags) -> int | None:
     except (IndexError, ValueError):
         print(f"no memory of {side}: {done.stderr.strip()[-200:]}", file=sys.stderr)
         return None
+
+
+def _is_torch(side: str) -> bool:
+    return side != OURS and not side.startswith("remat=")
 
 
 def _measure_memory(build, torch_side) -> dict:
@@ -214,6 +234,7 @@ def _table(result) -> str:
         f"jax {about['jax']}, " + ("torch " + about["torch"] if "torch" in about else "no PyTorch"),
         f"ceilings: {ceiling['flops'] / 1e9:.0f} GFLOP/s (matrix product), "
         f"{ceiling['bytes'] / 1e9:.1f} GB/s (copy)",
+        "malloc and XLA's flags: " + ("stock" if result["stock"] else "as our programs set them"),
     ]
     if "torch" not in about:
         lines.append("PyTorch is not installed, so that ours alone was timed.")

@@ -69,12 +69,16 @@ def _module(path, name):
     if path not in sys.path:
         sys.path.insert(0, path)
     if sides.torch_device() == "cpu":
-        sys.modules["models.stylegan2.op"] = _plain_operators()
+        sys.modules["models.stylegan2.op"] = plain_operators()
     return importlib.import_module(name)
 
 
-def _plain_operators():
-    """The operators that its generator compiles for CUDA."""
+def plain_operators():
+    """A module like the one of operators that published generators compile for CUDA.
+
+    e4e, pSp and ReStyle have it as `models.stylegan2.op`; rosinality's repository, which they have
+    it from, as `op`, by now with a `conv2d_gradfix`.
+    """
     import torch
     import torch.nn.functional as F
 
@@ -83,8 +87,9 @@ def _plain_operators():
         return F.leaky_relu(x + bias, negative_slope) * scale
 
     class FusedLeakyReLU(torch.nn.Module):
-        def __init__(self, channels, negative_slope=0.2, scale=_SQRT2):
+        def __init__(self, channels, negative_slope=0.2, scale=_SQRT2, bias=True):
             super().__init__()
+            assert bias  # in all the networks
             self.bias = torch.nn.Parameter(torch.zeros(channels))
             self.negative_slope, self.scale = negative_slope, scale
 
@@ -104,4 +109,7 @@ def _plain_operators():
     operators.fused_leaky_relu = fused_leaky_relu
     operators.FusedLeakyReLU = FusedLeakyReLU
     operators.upfirdn2d = upfirdn2d
+    operators.conv2d_gradfix = types.SimpleNamespace(
+        conv2d=F.conv2d, conv_transpose2d=F.conv_transpose2d
+    )
     return operators

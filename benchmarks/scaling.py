@@ -2,8 +2,9 @@
 
 Nothing runs. The step is traced with abstract arrays, its work is counted, and published rates of
 the devices turn it into times, at their peaks and at a share of them. With --compile the compiler's
-own count for this machine's CPU stands beside it (float32, some minutes). The tables of
-docs/scaling.md are what this prints.
+own count for this machine's CPU stands beside it (float32, some minutes), and with --unrolled that
+of the same step without the scan over the heads. The tables of docs/scaling.md are what this
+prints.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import math
 
 from benchmarks import common, machine, step_work
 from benchmarks.step_work import Step
+from e4e_jax.training.encoder_step import REMAT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,16 +128,8 @@ def devices_until(step: Step, name: str, share=1.0, efficiency=0.9, limit=2**16)
 # What would raise the efficiency, as changes of the step.
 LEVERS = {
     "as it is": lambda step: step,
-    "one reduction for mean and variance": lambda step: dataclasses.replace(
-        step, small_reductions=step.small_reductions // 2
-    ),
     "gradients reduced in bfloat16": lambda step: dataclasses.replace(
         step, gradient_bytes=step.gradient_bytes / 2
-    ),
-    "both": lambda step: dataclasses.replace(
-        step,
-        small_reductions=step.small_reductions // 2,
-        gradient_bytes=step.gradient_bytes / 2,
     ),
 }
 SHARES = (1.0, 0.4)
@@ -149,7 +143,7 @@ def tables(step: Step, batch: int) -> str:
         "trained parameters": f"{step.parameters / 1e6:.0f} M, of them in the heads "
         f"{step.head_parameters / step.parameters:.0%}",
         "gradients to all-reduce": f"{step.gradient_bytes / 1e9:.2f} GB",
-        "all-reduces of statistics, one after another": f"{step.small_reductions}",
+        "exchanges of statistics, one after another": f"{step.small_reductions}",
         "weights, Ranger's three copies, gradients": f"{step.state_bytes / 1e9:.1f} GB",
         "frozen networks": f"{step.frozen_bytes / 1e9:.2f} GB",
         "kept for the backward pass, at most": f"{step.residual_bytes / 1e9:.1f} GB",
@@ -169,7 +163,7 @@ def tables(step: Step, batch: int) -> str:
             "memory": "memory",
             "all-reduce of the gradients": "all_reduce",
             "of it hidden behind the backbone's backward pass": "hidden",
-            "all-reduces of statistics": "statistics",
+            "exchanges of statistics": "statistics",
             "step": "total",
         }
         rows = {name: [f"{1e3 * p[key]:.1f}" for p in plans] for name, key in times.items()}
@@ -196,17 +190,22 @@ def tables(step: Step, batch: int) -> str:
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
     parser.add_argument("--batch", type=int, default=8, help="images of each device")
+    parser.add_argument("--remat", choices=REMAT, default="none", help="as config.remat")
     parser.add_argument("--compile", action="store_true", help="compile the step for the CPU too")
+    parser.add_argument(
+        "--unrolled", action="store_true", help="with --compile: also with the heads one by one"
+    )
     parser.add_argument("--small", action="store_true", help="tiny networks, to try the program")
     parser.add_argument("--json", metavar="PATH", help="write all numbers there")
     flags = parser.parse_args(argv)
 
-    step = step_work.measure(flags.batch, small=flags.small)
+    step = step_work.measure(flags.batch, small=flags.small, remat=flags.remat)
     print(tables(step, flags.batch))
     result = {
         "benchmark": "scaling",
         "machine": machine.describe(),
         "batch": flags.batch,
+        "remat": flags.remat,
         "step": dataclasses.asdict(step),
         "shares": [
             {
@@ -219,11 +218,16 @@ def main(argv=None):
             for share in SHARES
         ],
     }
-    if flags.compile:
-        found = step_work.compile_on_cpu(flags.batch, small=flags.small)
-        numbers = ", ".join(f"{key} {value:.4g}" for key, value in found.items())
-        print(f"\ncompiled for the CPU, float32: {numbers}")
-        result["compiled_for_cpu"] = found
+    forms = {"compiled_for_cpu": False, "compiled_for_cpu_unrolled": True}
+    for name, unrolled in forms.items():
+        if flags.compile and (flags.unrolled or not unrolled):
+            found = step_work.compile_on_cpu(
+                flags.batch, small=flags.small, remat=flags.remat, unrolled=unrolled
+            )
+            numbers = ", ".join(f"{key} {value:.4g}" for key, value in found.items())
+            heads = ", heads one by one" if unrolled else ""
+            print(f"\ncompiled for the CPU, float32{heads}: {numbers}")
+            result[name] = found
     common.write_json(result, flags.json)
     return result
 

@@ -1,8 +1,11 @@
 """The work of one device's training step of configs/ffhq.py, from its program; nothing runs."""
 
+import contextlib
 import dataclasses
 import math
+import re
 import time
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +36,7 @@ class Step:
       gradient_bytes: what is all-reduced, in float32.
       head_parameters: those of the map-to-style heads, whose gradients are there first.
       backbone_backward: FLOPs that are left when the heads' gradients are there.
-      small_reductions: all-reduces of batch statistics, which wait for one another.
+      small_reductions: exchanges of batch statistics, which wait for one another.
       state_bytes: trained parameters, optimiser and gradients.
       frozen_bytes: parameters that are not trained.
       residual_bytes: what the backward pass keeps of the forward pass.
@@ -51,16 +54,16 @@ class Step:
     residual_bytes: float
 
 
-def measure(batch: int, dtype=jnp.bfloat16, *, small=False) -> Step:
+def measure(batch: int, dtype=jnp.bfloat16, *, small=False, remat="none") -> Step:
     """Counts the work of one device's step with `batch` images."""
-    program, arguments = abstract_step(batch, dtype, small=small)
+    program, arguments = abstract_step(batch, dtype, small=small, remat=remat)
     work = cost.count(program, *arguments)
     state, _, frozen = arguments
     encoder = _size(state.encoder)
     # Ranger reads gradient, momentum, second moment, slow weights and weights, and writes all but
     # the gradient.
     optimizer_bytes = 9 * 4 * encoder
-    backbone_backward, residuals = _encoder_and_loss(batch, dtype, small)
+    backbone_backward, residuals = _encoder_and_loss(batch, dtype, small, remat)
     return Step(
         flops=work["flops"],
         bytes=work["bytes"] + optimizer_bytes,
@@ -68,17 +71,16 @@ def measure(batch: int, dtype=jnp.bfloat16, *, small=False) -> Step:
         gradient_bytes=4 * encoder,
         head_parameters=_size(state.encoder["heads"]),
         backbone_backward=backbone_backward,
-        # The mean and the variance of each batch normalisation, and their gradients.
-        small_reductions=2 * len(jax.tree.leaves(state.batch_stats)),
+        small_reductions=_exchanges_of_statistics(program, arguments),
         state_bytes=5 * 4 * encoder,
         frozen_bytes=4 * _size(frozen),
         residual_bytes=residuals,
     )
 
 
-def abstract_step(batch: int, dtype, *, small=False):
-    """The step over one device, and its arguments as shapes."""
-    resolution = IMAGE_SIZE if small else RESOLUTION
+def abstract_step(batch: int, dtype, *, resolution=None, small=False, remat="none"):
+    """The step over one device, and its arguments as shapes; `resolution` is the generator's."""
+    resolution = resolution or (IMAGE_SIZE if small else RESOLUTION)
 
     def init(key):
         networks = make_networks(resolution, small, dtype, lambda make: make(nnx.Rngs(0)))
@@ -91,7 +93,7 @@ def abstract_step(batch: int, dtype, *, small=False):
     stacked = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), pools)
     images = jax.ShapeDtypeStruct((batch, IMAGE_SIZE, IMAGE_SIZE, 3), jnp.float32)
     mesh = Mesh(np.array(jax.devices()[:1]), (parallel.AXIS,))
-    _, step = make_step(encoder, discriminator, frozen)
+    _, step = make_step(encoder, discriminator, frozen, remat=remat)
     program = parallel.parallelize(step, mesh, state_specs=STATE_SPECS)
     return program, (state.replace(**stacked), {"image": images}, frozen.split()[1])
 
@@ -101,7 +103,13 @@ def _abstract(make):
     return nnx.eval_shape(lambda: make(nnx.Rngs(0)))
 
 
-def _encoder_and_loss(batch, dtype, small):
+def _exchanges_of_statistics(program, arguments):
+    """All-gathers and their gradients, which batch normalisation alone has."""
+    text = str(jax.make_jaxpr(program)(*arguments))
+    return len(re.findall(r"\b(all_gather|reduce_scatter)\[", text))
+
+
+def _encoder_and_loss(batch, dtype, small, remat):
     """FLOPs of the backbone's backward pass, and bytes that both backward passes keep.
 
     What JAX keeps of the encoder's forward pass lives while the generator and the losses have
@@ -118,14 +126,17 @@ def _encoder_and_loss(batch, dtype, small):
     codes = jax.ShapeDtypeStruct((batch, shape.num_styles, shape.style_dim), jnp.float32)
 
     def encode(params, rest, images):
-        return nnx.merge(graph, params, rest, copy=True)(images)
+        encoder = nnx.merge(graph, params, rest, copy=True)
+        return encoder(images, remat=remat in ("encoder", "all"))
 
     def backbone(params, rest, images):
         return nnx.merge(graph, params, rest, copy=True).backbone(images)
 
     def loss(codes, arrays, images):
         networks = nnx.merge(frozen_graph, arrays)
-        inverted = synthesize_like(networks["generator"], codes, images.shape[1:3])
+        inverted = synthesize_like(
+            networks["generator"], codes, images.shape[1:3], remat=remat in ("generator", "all")
+        )
         perceptual, identity = networks["perceptual"], networks["identity"]
         features = perceptual.features(images), identity.embed(images)
         distance = perceptual.distance(perceptual.features(inverted), features[0])
@@ -153,11 +164,21 @@ def _size(tree):
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
-def compile_on_cpu(batch: int, *, small=False) -> dict[str, float]:
-    """The compiler's count of the step on this machine's CPU, in float32; nothing runs."""
-    program, arguments = abstract_step(batch, jnp.float32, small=small)
+def compile_on_cpu(batch: int, *, small=False, remat="none", unrolled=False) -> dict[str, float]:
+    """The compiler's count of the step on this machine's CPU, in float32; nothing runs.
+
+    Args:
+      batch: images of the device.
+      small: tiny networks.
+      remat: as `make_encoder_step` takes it.
+      unrolled: traces and compiles the map-to-style heads one by one, as they would be without
+        the scan over them; to say what it saves.
+    """
+    program, arguments = abstract_step(batch, jnp.float32, small=small, remat=remat)
+    scan = mock.patch("jax.lax.scan", _one_by_one) if unrolled else contextlib.nullcontext()
     start = time.perf_counter()
-    lowered = program.lower(*arguments)
+    with scan:
+        lowered = program.lower(*arguments)
     traced = time.perf_counter()
     compiled = lowered.compile()
     return cost.compiled_cost(compiled) | {
@@ -165,3 +186,12 @@ def compile_on_cpu(batch: int, *, small=False) -> dict[str, float]:
         "compile_seconds": time.perf_counter() - traced,
         "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
     }
+
+
+def _one_by_one(function, carry, inputs):
+    """`jax.lax.scan` as a Python loop."""
+    outputs = []
+    for i in range(len(jax.tree.leaves(inputs)[0])):
+        carry, output = function(carry, jax.tree.map(lambda x, i=i: x[i], inputs))
+        outputs.append(output)
+    return carry, jax.tree.map(lambda *x: jnp.stack(x), *outputs)

@@ -1,9 +1,13 @@
 """A whole e4e training step with all losses: python -m benchmarks.train_step [--cases 256x4].
 
 The case is the generator's resolution and the batch; the encoder and the losses see 256x256. All
-deltas are open, which is the dearest stage.
+deltas are open, which is the dearest stage. With --remat generator, encoder or all (config.remat),
+the step that keeps all activations stands beside steps that compute some of them again, and
+PyTorch has no part in it.
 """
 
+import argparse
+import functools
 import time
 
 import jax
@@ -24,6 +28,7 @@ from e4e_jax.models.lpips import LPIPS
 from e4e_jax.models.stylegan2 import Generator
 from e4e_jax.training import parallel
 from e4e_jax.training.encoder_step import (
+    REMAT,
     STATE_SPECS,
     EncoderOptions,
     FrozenNetworks,
@@ -65,7 +70,7 @@ def identity_config(small: bool) -> IRSEConfig:
     return SMALL_BACKBONE if small else IRSEConfig.ir_se_50()
 
 
-def make_step(encoder, discriminator, frozen, options=OPTIONS):
+def make_step(encoder, discriminator, frozen, options=OPTIONS, *, remat="none"):
     """`init` and the per-device `step` with the published optimisers."""
     return make_encoder_step(
         encoder,
@@ -74,10 +79,12 @@ def make_step(encoder, discriminator, frozen, options=OPTIONS):
         ranger(1e-4, stacked_axes=lambda path: 1 if path.startswith("heads/") else 0),
         optax.adam(2e-5),
         options,
+        remat=remat,
     )
 
 
-def make_case(case, flags) -> common.Case:
+def make_case(case, flags, remat=()) -> common.Case:
+    """A case as `common.run` wants it; `remat` are the choices of --remat."""
     resolution, batch = common.sizes(case)
     if resolution < IMAGE_SIZE:
         raise ValueError(f"case is {case!r}; expected a generator of at least {IMAGE_SIZE}.")
@@ -91,19 +98,25 @@ def make_case(case, flags) -> common.Case:
             conv.noise_strength[...] = jnp.zeros(())
         return made
 
-    def ours():
-        return _ours(*networks(), images)
+    def ours(remat="none"):
+        return _ours(*networks(), images, remat)
 
     def pytorch(compiled):
         return _pytorch(*networks(), images, flags, compiled)
 
+    # The process that measures the memory of one side is told its name alone.
+    recomputed = {f"remat={choice}": choice for choice in REMAT[1:]}
+    recomputed = {k: v for k, v in recomputed.items() if v in remat or k == flags.side}
+    if recomputed:
+        sides_of = {name: functools.partial(ours, choice) for name, choice in recomputed.items()}
+        return common.Case(case, batch, {common.OURS: ours, **sides_of})
     builders = common.with_torch(flags, {common.OURS: ours}, pytorch)
     return common.Case(case, batch, builders)
 
 
-def _ours(encoder, discriminator, frozen, images):
+def _ours(encoder, discriminator, frozen, images, remat):
     mesh = Mesh(np.array(jax.devices()[:1]), (parallel.AXIS,))
-    init, step = make_step(encoder, discriminator, frozen)
+    init, step = make_step(encoder, discriminator, frozen, remat=remat)
     state = place_state(init(jax.random.key(0)), mesh)
     arrays = parallel.replicate(frozen.split()[1], mesh)
     batch = parallel.put_batch({"image": images}, mesh)
@@ -197,7 +210,11 @@ def _flat(arrays):
 
 
 def main(argv=None):
-    return common.run("train_step", __doc__, ["256x4"], make_case, argv)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--remat", nargs="+", choices=REMAT[1:], default=())
+    own, rest = parser.parse_known_args(argv)
+    make = functools.partial(make_case, remat=own.remat)
+    return common.run("train_step", __doc__, ["256x4"], make, rest)
 
 
 if __name__ == "__main__":

@@ -65,6 +65,10 @@ def get_encoder_config() -> ml_collections.ConfigDict:
     config.perceptual = "bundles/lpips_alex"
     config.identity = "bundles/moco"
 
+    # Whose activations the backward pass computes again instead of keeping them, for less memory
+    # and more time (python -m benchmarks.train_step --remat): "encoder", "generator" or "all".
+    config.remat = "none"
+
     config.encoder = encoder = ml_collections.ConfigDict()
     encoder.kind = "e4e"  # "e4e", "psp" (a code for every style) or "single_w"
     encoder.widths, encoder.depths = (64, 128, 256, 512), (3, 4, 14, 3)  # IR-SE-50

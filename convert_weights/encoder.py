@@ -5,7 +5,14 @@ import dataclasses
 from flax import nnx
 
 from convert_weights.checkpoint import Checkpoint
-from convert_weights.rows import CONV_1X1_AS_LINEAR, Row, batch_norm, conv, linear
+from convert_weights.rows import (
+    CONV_1X1_AS_LINEAR,
+    Row,
+    batch_norm,
+    conv,
+    linear,
+    residual_block,
+)
 from e4e_jax.models.encoder import Encoder, EncoderConfig
 from e4e_jax.models.irse import IRSEBackbone, IRSEConfig
 from e4e_jax.models.resnet import ResNetBackbone, ResNetConfig
@@ -65,13 +72,8 @@ def resnet_rows(backbone: ResNetBackbone, source: str) -> list[Row]:
         Row(f"{source}relu.weight", "backbone.stem_prelu.slope"),
     ]
     for i, block in enumerate(backbone.body):
-        published, ours = f"{source}body.{i}", f"backbone.body.{i}"
-        for k in (1, 2):
-            rows += conv(f"{published}.conv{k}", f"{ours}.conv{k}")
-            rows += batch_norm(f"{published}.bn{k}", f"{ours}.bn{k}")
-        if block.downsample_conv is not None:
-            rows += conv(f"{published}.downsample.0", f"{ours}.downsample_conv")
-            rows += batch_norm(f"{published}.downsample.1", f"{ours}.downsample_bn")
+        projects = block.downsample_conv is not None
+        rows += residual_block(f"{source}body.{i}", f"backbone.body.{i}", 2, projects)
     return rows
 
 

@@ -48,9 +48,11 @@ def export(bundle: Bundle) -> tuple[dict, list[str]]:
     options = _options(encoder.config, generator.config) | bundle.metadata.get("options", {})
     state = {f"decoder.{name}": array for name, array in _generator_state(generator).items()}
     state |= _state(encoder, encoder_rows(encoder))
+    # pSp's code adds that of its single-w encoder to one w, every other to the w of each style.
+    in_w = options["encoder_type"] == "BackboneEncoderUsingLastLayerIntoW"
     checkpoint = {
         "state_dict": state,
-        "latent_avg": np.tile(average, (generator.config.num_styles, 1)),
+        "latent_avg": np.tile(average, (1 if in_w else generator.config.num_styles, 1)),
         "opts": options,
     }
     found = f"the layout of e4e and pSp ({options['encoder_type']})"

@@ -6,7 +6,7 @@ from flax import nnx
 
 from convert_weights.checkpoint import Checkpoint
 from convert_weights.encoder import backbone_rows, read_backbone_config
-from convert_weights.rows import Row, batch_norm, conv, linear, variables
+from convert_weights.rows import Row, batch_norm, conv, linear, residual_block, variables
 from e4e_jax.models.arcface import ArcFace
 from e4e_jax.models.inception import Inception
 from e4e_jax.models.irse import IRSEConfig
@@ -42,13 +42,8 @@ def moco_rows(moco: MoCo) -> list[Row]:
     rows = [*conv("conv1", "conv1"), *batch_norm("bn1", "bn1")]
     for i, layer in enumerate(moco.layers):
         for j, block in enumerate(layer):
-            published, ours = f"layer{i + 1}.{j}", f"layers.{i}.{j}"
-            for k in (1, 2, 3):
-                rows += conv(f"{published}.conv{k}", f"{ours}.conv{k}")
-                rows += batch_norm(f"{published}.bn{k}", f"{ours}.bn{k}")
-            if block.downsample_conv is not None:
-                rows += conv(f"{published}.downsample.0", f"{ours}.downsample_conv")
-                rows += batch_norm(f"{published}.downsample.1", f"{ours}.downsample_bn")
+            projects = block.downsample_conv is not None
+            rows += residual_block(f"layer{i + 1}.{j}", f"layers.{i}.{j}", 3, projects)
     return rows
 
 

@@ -79,6 +79,18 @@ def batch_norm(source, path, affine=True) -> list[Row]:
     return rows
 
 
+def residual_block(source, path, convs: int, projects: bool) -> list[Row]:
+    """A block of torchvision's ResNets; `projects`: its shortcut changes the shape."""
+    rows = []
+    for k in range(1, convs + 1):
+        rows += conv(f"{source}.conv{k}", f"{path}.conv{k}")
+        rows += batch_norm(f"{source}.bn{k}", f"{path}.bn{k}")
+    if projects:
+        rows += conv(f"{source}.downsample.0", f"{path}.downsample_conv")
+        rows += batch_norm(f"{source}.downsample.1", f"{path}.downsample_bn")
+    return rows
+
+
 def variables(network: nnx.Module) -> dict[str, nnx.Variable]:
     """A network's variables by their paths, joined by dots."""
     flat = nnx.to_flat_state(nnx.state(network))

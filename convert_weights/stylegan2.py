@@ -220,12 +220,14 @@ def read_nvidia_generator(checkpoint: Checkpoint) -> Generator:
     if checkpoint.has("synthesis.input."):
         raise checkpoint.error("it holds a StyleGAN3 generator; expected StyleGAN2")
     w_dim, z_dim = checkpoint.shape("mapping.fc0.weight")
+    layers = checkpoint.count("mapping.fc")
     config = generator_config(
         checkpoint,
         _nvidia_channels(checkpoint, "synthesis.b{}.conv1.weight", output=True),
         z_dim=z_dim,
         w_dim=w_dim,
-        mapping_layers=checkpoint.count("mapping.fc"),
+        mapping_layers=layers,
+        mapping_lr_mul=_nvidia_mapping_lr_mul(checkpoint, layers),
         conv_clamp=values.get(f"{checkpoint.prefix}synthesis.b4.conv1.conv_clamp"),
     )
     generator = nnx.eval_shape(lambda: Generator(config, rngs=nnx.Rngs(0)))
@@ -249,6 +251,19 @@ def read_nvidia_discriminator(checkpoint: Checkpoint, config: GeneratorConfig) -
     _check_nvidia_filters(checkpoint, "")
     checkpoint.fill(discriminator, nvidia_discriminator_rows(discriminator))
     return discriminator
+
+
+def _nvidia_mapping_lr_mul(checkpoint, layers):
+    """The multiplier that the mapping network's layers carry beside their tensors."""
+    names = [f"{checkpoint.prefix}mapping.fc{i}.bias_gain" for i in range(layers)]
+    found = {checkpoint.values.get(name, GeneratorConfig.mapping_lr_mul) for name in names}
+    if len(found) > 1 or not all(isinstance(gain, float | int) and gain > 0 for gain in found):
+        raise checkpoint.error(
+            f"{names[0]} and those of the other layers are {', '.join(map(str, found))}; expected "
+            "one positive number"
+        )
+    (multiplier,) = found
+    return float(multiplier)
 
 
 def _nvidia_channels(checkpoint, pattern, output):

@@ -11,7 +11,7 @@ from e4e_jax.commands.interpolate import add_interpolate
 from e4e_jax.commands.invert import add_invert
 from e4e_jax.commands.mix import add_mix
 from e4e_jax.commands.toy import add_toy
-from e4e_jax.compilation_cache import enable_compilation_cache
+from e4e_jax.process import set_up
 
 
 def main(arguments=None) -> int:
@@ -21,7 +21,7 @@ def main(arguments=None) -> int:
     for add_command in COMMANDS:
         add_command(commands)
     flags = parser.parse_args(arguments)
-    enable_compilation_cache()
+    set_up()
     try:
         flags.run(flags)
     except (ValueError, OSError, ImportError) as error:

@@ -12,6 +12,10 @@ import torch.nn.functional as F
 from flax import nnx
 from torch import nn
 
+from benchmarks.torch_reference.resnet import Bottleneck
+
+# Where a name is not that of the JAX module.
+_MODULES = {"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"}
 _LEAVES = {
     "kernel": "weight",
     "scale": "weight",
@@ -31,6 +35,7 @@ def torch_arrays(path, array):
             for name, value in torch_arrays(rest, one):
                 yield f"heads.{level}.{i}.{name}", value
         return
+    parents = [_MODULES.get(part, part) for part in parents]
     name = ".".join(str(part) for part in [*parents, _LEAVES.get(leaf, leaf)])
     yield name, array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
 
@@ -193,26 +198,6 @@ class LatentDiscriminator(nn.Module):
         for layer in self.layers[:-1]:
             w = F.leaky_relu(layer(w), 0.2)
         return self.layers[-1](w)
-
-
-class Bottleneck(nn.Module):
-    def __init__(self, n_in, width, stride):
-        super().__init__()
-        self.conv1 = nn.Conv2d(n_in, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(4 * width)
-        self.projects = stride != 1 or n_in != 4 * width
-        if self.projects:
-            self.downsample_conv = nn.Conv2d(n_in, 4 * width, 1, stride, bias=False)
-            self.downsample_bn = nn.BatchNorm2d(4 * width)
-
-    def forward(self, x):
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = self.bn3(self.conv3(F.relu(self.bn2(self.conv2(y)))))
-        return F.relu(y + (self.downsample_bn(self.downsample_conv(x)) if self.projects else x))
 
 
 class MoCo(nn.Module):

@@ -3,6 +3,10 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+# Name of the batch's statistics for `jax.checkpoint`: kept, they are not exchanged again.
+STATISTICS = "batch_statistics"
 
 
 class BatchNorm(nnx.Module):
@@ -44,13 +48,18 @@ class BatchNorm(nnx.Module):
         axes = tuple(range(x.ndim - 1))
         count = x.size // x.shape[-1]
         mean = jnp.mean(x, axes)
-        if self.axis_name is not None:
-            count *= jax.lax.axis_size(self.axis_name)
-            mean = jax.lax.pmean(mean, self.axis_name)
         # Squares of centred values: the difference of two large means would lose the digits.
         var = jnp.mean(jnp.square(x - mean), axes)
+        statistics = checkpoint_name(jnp.stack([mean, var]), STATISTICS)
+        mean, var = statistics
         if self.axis_name is not None:
-            var = jax.lax.pmean(var, self.axis_name)
+            count *= jax.lax.axis_size(self.axis_name)
+            # One exchange, where the mean over all devices and then the variance would be two.
+            # Variances around each device's own mean combine as in Chan et al. 1979.
+            statistics = jax.lax.all_gather(statistics, self.axis_name, axis=1)
+            means, variances = checkpoint_name(statistics, STATISTICS)
+            mean = jnp.mean(means, 0)
+            var = jnp.mean(variances, 0) + jnp.mean(jnp.square(means - mean), 0)
 
         unbiased = var * (count / max(count - 1, 1))
         self._update_average(self.mean, mean)

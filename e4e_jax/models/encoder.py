@@ -8,12 +8,14 @@ caller adds it.
 """
 
 import dataclasses
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from e4e_jax.models.irse import Conv, IRSEBackbone, IRSEConfig
 from e4e_jax.models.layers import EqualLinear
@@ -118,7 +120,7 @@ class Encoder(nnx.Module):
             for (first, end), downscale in zip(config.style_ranges, (16, 8, 4), strict=False)
         )
 
-    def __call__(self, images, stage=None):
+    def __call__(self, images, stage=None, *, remat=False):
         """Encodes images.
 
         Args:
@@ -128,6 +130,8 @@ class Encoder(nnx.Module):
             int32 scalar, so that one compiled program serves every stage; the heads of closed
             deltas are not run. 0 repeats w, None opens all. The other kinds have no deltas and
             take no notice.
+          remat: the backward pass computes each unit of an IR-SE backbone again, instead of
+            keeping its activations.
 
         Returns:
           w_plus [B, L, D] float32.
@@ -140,7 +144,8 @@ class Encoder(nnx.Module):
                 f"the encoder got images of shape {images.shape}; "
                 f"expected height and width {self.config.image_size}"
             )
-        _, fine, middle, coarse = self.backbone(images)
+        backbone = functools.partial(self.backbone, remat=True) if remat else self.backbone
+        _, fine, middle, coarse = backbone(images)
         if self.config.kind == "single_w":
             w = self.linear(jnp.mean(coarse.astype(jnp.float32), axis=(1, 2)))
             return jnp.repeat(w[:, None], self.config.num_styles, axis=1)
@@ -164,6 +169,10 @@ class Encoder(nnx.Module):
         return jnp.concatenate([w, w + codes[:, 1:]], axis=1)
 
 
+# What the backward pass keeps of a head.
+_KEPT = "map_to_style"
+
+
 class MapToStyle(nnx.Module):
     """Head of one style: stride-2 convolutions down to one pixel, then a linear layer.
 
@@ -184,7 +193,7 @@ class MapToStyle(nnx.Module):
     def __call__(self, x):
         """x [B, H, W, C] -> [B, D] float32."""
         for conv in self.convs:
-            x = jax.nn.leaky_relu(conv(x), 0.01)
+            x = jax.nn.leaky_relu(checkpoint_name(conv(x), _KEPT), 0.01)
         return self.linear(x[:, 0, 0].astype(jnp.float32))
 
 
@@ -216,6 +225,10 @@ def _run_heads(heads, features, first, last_open):
         closed = jnp.zeros((features.shape[0], style_dim))
         return None, jax.lax.cond(index <= last_open, run, lambda *_: closed, params, features)
 
+    # By itself a branch copies all that its gradient needs, features and weights too, for each
+    # head and even where it is closed. This keeps the convolutions' outputs alone.
+    policy = jax.checkpoint_policies.save_only_these_names(_KEPT)
+    step = jax.checkpoint(step, policy=policy, prevent_cse=False)  # a loop merges nothing anyway
     return jax.lax.scan(step, None, (params, first + jnp.arange(num_heads)))[1]
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from e4e_jax.models import ops
-from e4e_jax.models.batch_norm import BatchNorm
+from e4e_jax.models.batch_norm import STATISTICS, BatchNorm
 
 # PyTorch's default initialisation of convolutions and linear layers: U(−1/√fan_in, 1/√fan_in).
 _INITIALIZER = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -138,6 +138,11 @@ class Unit(nnx.Module):
         return shortcut + (x if self.squeeze_excite is None else self.squeeze_excite(x))
 
 
+_run_recomputed = nnx.remat(
+    Unit.__call__, policy=jax.checkpoint_policies.save_only_these_names(STATISTICS)
+)
+
+
 class IRSEBackbone(nnx.Module):
     """Images [B, H, W, in_channels] -> the outputs of the four groups, at 1/2 to 1/16 of the size.
 
@@ -168,11 +173,13 @@ class IRSEBackbone(nnx.Module):
                 channels = width
         self.group_ends = tuple(itertools.accumulate(config.depths))
 
-    def __call__(self, images):
+    def __call__(self, images, *, remat=False):
+        """With `remat` the backward pass keeps the input of every unit and computes it again."""
+        run = _run_recomputed if remat else Unit.__call__
         x = self.stem_prelu(self.stem_norm(self.stem_conv(images)))
         outputs = []
         for i, unit in enumerate(self.body, start=1):
-            x = unit(x)
+            x = run(unit, x)
             if i in self.group_ends:
                 outputs.append(x)
         return outputs

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from e4e_jax.models import winograd
+
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
@@ -147,18 +149,28 @@ _blur.defvjp(lambda x, pad, gain: (_blur(x, pad, gain), None), _blur_backward)
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x, kernel, stride, padding):
     """x [B, H, W, I], kernel [k, k, I, O] -> [B, h, w, O]."""
-    return lax.conv_general_dilated(
-        x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=_LAYOUT
-    )
+
+    def plain(x, kernel):
+        return lax.conv_general_dilated(
+            x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=_LAYOUT
+        )
+
+    same = x.dtype == jnp.float32 and stride == padding == 1
+    if same and winograd.pays(x.shape, kernel.shape):
+        return lax.platform_dependent(x, kernel, cpu=winograd.conv3x3, default=plain)
+    return plain(x, kernel)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _input_grad(grad, kernel, stride, padding, size):
     """grad [B, h, w, O], kernel [k, k, I, O] -> [B, *size, I]: a transposed convolution."""
     before = kernel.shape[0] - 1 - padding
+    kernel = _swap_channels(kernel[::-1, ::-1])
+    if stride == 1:
+        return _conv(grad, kernel, 1, before)
     return lax.conv_general_dilated(
         grad,
-        _swap_channels(kernel[::-1, ::-1]),
+        kernel,
         (1, 1),
         [
             (before, n + padding - 1 - (n_out - 1) * stride)
@@ -183,6 +195,9 @@ def _weight_grad(x, grad, stride, padding, size):
     )
 
     def cpu(x, grad):
+        same = x.dtype == jnp.float32 and size == 3 and stride == padding == 1
+        if same and winograd.weight_grad_pays(x.shape, grad.shape):
+            return winograd.weight_grad3x3(x, grad)
         x, grad = jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(grad, (1, 2, 0, 3))
         return jnp.transpose(convolve(x, grad, dimension_numbers=_LAYOUT), (1, 2, 0, 3))
 

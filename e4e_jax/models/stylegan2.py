@@ -143,7 +143,7 @@ class SynthesisNetwork(nnx.Module):
         """
         return [conv.modulation(w_plus[:, i]) for i, conv in enumerate(self.convs)]
 
-    def __call__(self, w_plus, *, styles=None, noise="constant", keys=None):
+    def __call__(self, w_plus, *, styles=None, noise="constant", keys=None, remat=False):
         """Synthesises images.
 
         Args:
@@ -152,10 +152,13 @@ class SynthesisNetwork(nnx.Module):
           noise: "constant" (the stored noise images), "random" (from `keys`), "none", or a list
             of one array [B, r, r] for each layer.
           keys: [B] typed PRNG keys, one per example, for random noise.
+          remat: the backward pass keeps the inputs of the convolutions and computes what follows
+            from them again.
 
         Returns:
           [B, R, R, 3] float32.
         """
+        recompute = jax.checkpoint if remat else lambda layer: layer
         styles = self.styles(w_plus) if styles is None else styles
         x = jnp.broadcast_to(self.constant[...], (w_plus.shape[0], *self.constant.shape))
         x = x.astype(self.dtype)
@@ -163,10 +166,10 @@ class SynthesisNetwork(nnx.Module):
         # Style i goes to convolution i; the toRGB behind convolution i shares style i + 1 with
         # the next resolution's up-convolution.
         for i, conv in enumerate(self.convs):
-            x = conv(x, styles[i], _layer_noise(conv, i, noise, keys))
+            x = recompute(conv)(x, styles[i], _layer_noise(conv, i, noise, keys))
             if not conv.up:
                 to_rgb = self.to_rgbs[i // 2]
-                new = to_rgb(x, to_rgb.modulation(w_plus[:, i + 1]))
+                new = recompute(to_rgb)(x, to_rgb.modulation(w_plus[:, i + 1]))
                 rgb = new if rgb is None else ops.upsample(rgb) + new
         return rgb
 

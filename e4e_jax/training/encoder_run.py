@@ -59,6 +59,7 @@ def build_encoder_run(config, mesh) -> Run:
         build_optimizer(config.optimizer, config.total_steps, stacked_axes=_stacked_axes),
         build_optimizer(config.discriminator_optimizer, config.total_steps),
         EncoderOptions(**config.objective),
+        remat=config.remat,
     )
     compiled = parallel.parallelize(float_images(step), mesh, state_specs=STATE_SPECS)
     frozen = parallel.replicate(networks.split()[1], mesh)

@@ -30,6 +30,8 @@ from e4e_jax.training.parallel import (
 )
 from e4e_jax.training.w_pool import WPool, init_w_pool, pick_layer, query_w_pool
 
+REMAT = ("none", "encoder", "generator", "all")
+
 
 @dataclasses.dataclass(frozen=True)
 class EncoderOptions:
@@ -110,6 +112,7 @@ def make_encoder_step(
     discriminator_optimizer: optax.GradientTransformation,
     options: EncoderOptions,
     *,
+    remat: str = "none",
     axis_name: str = "data",
 ) -> tuple[Callable, Callable]:
     """Returns `init(key) -> state` and `step(state, batch, frozen) -> (state, metrics)`.
@@ -118,7 +121,21 @@ def make_encoder_step(
     `networks.split()`. `step` runs per device over the named axis and averages its gradients and
     metrics over it. `state.step` decides the progressive stage, so one compiled program serves
     the whole run.
+
+    Args:
+      encoder, discriminator: to train; their weights are the first of the run.
+      networks: what the losses look through.
+      optimizer, discriminator_optimizer: of the two.
+      options: the objective.
+      remat: of `REMAT`, whose activations the backward pass computes again (`jax.checkpoint`)
+        instead of keeping them: less memory for more time, the same gradients.
+      axis_name: of the devices.
+
+    Raises:
+      ValueError: another `remat`.
     """
+    if remat not in REMAT:
+        raise ValueError(f"remat is {remat!r}; expected one of {', '.join(REMAT)}.")
     config = encoder.config
     graph, params, batch_stats = nnx.split(encoder, nnx.Param, nnx.BatchStat)
     discriminator_graph, discriminator_params = nnx.split(discriminator)
@@ -189,7 +206,12 @@ def make_encoder_step(
     def encoder_losses(codes, images, discriminator_params, frozen, stage, noise_keys):
         """Each term, unweighted, of codes that already hold `latent_avg`."""
         inverted = synthesize_like(
-            frozen["generator"], codes, config.image_size, noise="random", keys=noise_keys
+            frozen["generator"],
+            codes,
+            config.image_size,
+            noise="random",
+            keys=noise_keys,
+            remat=remat in ("generator", "all"),
         )
         terms = {"l2": losses.l2(inverted, images)}
         if options.perceptual:
@@ -223,7 +245,8 @@ def make_encoder_step(
         def encode(params):
             # A copy, because the encoder writes its batch statistics inside this trace.
             encoder = nnx.merge(graph, params, state.batch_stats, copy=True)
-            codes = generator.latent_avg[...] + encoder(images, stage)
+            codes = encoder(images, stage, remat=remat in ("encoder", "all"))
+            codes = generator.latent_avg[...] + codes
             return codes, nnx.state(encoder, nnx.BatchStat)
 
         codes, pull_encoder, batch_stats = jax.vjp(encode, state.encoder, has_aux=True)

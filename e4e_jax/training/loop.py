@@ -11,6 +11,7 @@ from e4e_jax.training.checkpoints import Checkpoints
 from e4e_jax.training.encoder_run import build_encoder_run
 from e4e_jax.training.features_run import build_features_run
 from e4e_jax.training.generator_run import build_generator_run
+from e4e_jax.training.run import Run
 
 _RUNS = {
     "encoder": build_encoder_run,
@@ -35,12 +36,15 @@ def train(config, workdir: str) -> None:
     """
     if config.task not in _RUNS:
         raise ValueError(f"config.task is {config.task!r}; expected one of {', '.join(_RUNS)}.")
+    mesh = parallel.make_mesh()
+    run_loop(_RUNS[config.task](config, mesh), config, mesh, workdir)
+
+
+def run_loop(run: Run, config, mesh, workdir: str) -> None:
+    """`train` for a run that is built already, on the devices of `mesh`."""
     main_host = jax.process_index() == 0
     pictures = os.path.join(workdir, "pictures")
     os.makedirs(pictures, exist_ok=True)
-
-    mesh = parallel.make_mesh()
-    run = _RUNS[config.task](config, mesh)
     state, batches = run.state, run.batches
 
     with contextlib.ExitStack() as stack:

@@ -75,6 +75,16 @@ def test_train_step(tmp_path):
 
 
 @pytest.mark.slow
+def test_recomputing_steps_stand_beside_the_one_that_keeps_everything(tmp_path):
+    result = run(
+        train_step, tmp_path, "--no-memory", "--cases", "256x1", "--remat", "generator", "all"
+    )
+    compared = result["cases"][0]["sides"]
+    assert list(compared) == ["ours", "remat=generator", "remat=all"]
+    assert compared["remat=all"]["errors"]["gradient"] < 1e-4
+
+
+@pytest.mark.slow
 def test_memory_is_that_of_a_process_of_its_own(tmp_path):
     result = run(synthesis, tmp_path, "--cases", "16x1")
     assert all(0 < row["peak_bytes"] < 2**32 for row in result["cases"][0]["sides"].values())

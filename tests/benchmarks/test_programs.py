@@ -3,7 +3,9 @@ import json
 import pytest
 from PIL import Image
 
-from benchmarks import pipeline, scaling, startup
+from benchmarks import idle, pipeline, scaling, stages, startup, step_work
+from configs import toy
+from e4e_jax.training import losses
 
 
 def test_pipeline(tmp_path, capsys):
@@ -38,6 +40,50 @@ def test_startup_times_the_first_step(tmp_path):
         ["--config.batch_size=4", "--config.data.num_validation=4"], tmp_path
     )
     assert seconds > 0
+
+
+@pytest.mark.slow
+def test_idle_share_of_a_short_run(tmp_path, capsys):
+    config = toy.get_config()
+    config.batch_size = config.validation_batch_size = 4
+    config.data.num_validation = 4
+    config.log_every = 2
+    result = idle.measure(config, 6, tmp_path)
+    assert json.loads(json.dumps(result)) == result
+    assert result["steps"] == 5
+    between = result["between_steps_seconds"]
+    assert between["validation"] > 0 and between["picture"] > 0
+    assert all(seconds >= 0 for seconds in between.values())
+    assert sum(between.values()) < result["loop_seconds"]
+    assert 0 < result["training_seconds"] < result["loop_seconds"]
+    assert result["idle_share"] < 1
+    assert "idle share of the device" in idle.table(result)
+    # It was a real run, with all that one leaves.
+    assert len(list(tmp_path.glob("pictures/*.png"))) == 1
+    logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in logged if "train/loss" in line] == [2, 4, 6]
+
+
+@pytest.mark.slow
+def test_stages_share_one_program(tmp_path, capsys):
+    path = tmp_path / "result.json"
+    stages.main(["--small", "--case=256x1", "--repeats=2", f"--json={path}"])
+    result = json.loads(path.read_text())
+    assert result["compilations"] == result["traces"] == 1
+    assert [row["open_heads"] for row in result["stages"].values()] == [1, 7, 14, 0]
+    assert result["stages"]["stage 13"]["ratio_to_last_stage"] == 1
+    assert "no heads" in capsys.readouterr().out
+
+
+def test_stages_time_no_step_with_the_gradient_penalty():
+    options = stages.OPTIONS
+    numbers = [stages.step_number(stage) for stage in range(18)]
+    assert all(number % options.r1_every for number in numbers)
+    reached = [
+        losses.progressive_stage(number, options.progressive_start, options.progressive_every, 18)
+        for number in numbers
+    ]
+    assert reached == list(range(18))
 
 
 def small_step(**changes):
@@ -84,6 +130,16 @@ def test_devices_until_efficiency_falls():
     assert scaling.devices_until(small_step(small_reductions=10**6), "v5e-8") == 2
     easy = small_step(small_reductions=0, gradient_bytes=1e3)
     assert scaling.devices_until(easy, "v5e-8") is None
+
+
+@pytest.mark.slow
+def test_recomputing_keeps_less_for_the_backward_pass():
+    kept = {
+        remat: step_work._encoder_and_loss(1, "float32", True, remat)[1]
+        for remat in ("none", "encoder", "generator", "all")
+    }
+    assert kept["encoder"] < kept["none"] and kept["generator"] < kept["none"]
+    assert kept["all"] < min(kept["encoder"], kept["generator"])
 
 
 @pytest.mark.slow

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks.torch_reference.resnet import BasicBlock
+
 PUBLISHED_DEPTHS = (3, 4, 14, 3)
 PUBLISHED_WIDTHS = (64, 128, 256, 512)
 
@@ -108,23 +110,6 @@ class IRSE(nn.Module):
             if i in self.ends:
                 outputs.append(x)
         return outputs
-
-
-class BasicBlock(nn.Module):
-    def __init__(self, n_in, width, stride):
-        super().__init__()
-        self.conv1 = nn.Conv2d(n_in, width, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        if stride != 1 or n_in != width:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(n_in, width, 1, stride, bias=False), nn.BatchNorm2d(width)
-            )
-
-    def forward(self, x):
-        y = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
-        return (y + (self.downsample(x) if hasattr(self, "downsample") else x)).relu()
 
 
 class ResNet(nn.Module):

@@ -5,26 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.torch_reference import networks
-
-
-class Bottleneck(nn.Module):
-    def __init__(self, n_in, width, stride):
-        super().__init__()
-        self.conv1 = nn.Conv2d(n_in, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(4 * width)
-        if stride != 1 or n_in != 4 * width:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(n_in, 4 * width, 1, stride, bias=False), nn.BatchNorm2d(4 * width)
-            )
-
-    def forward(self, x):
-        y = self.bn1(self.conv1(x)).relu()
-        y = self.bn3(self.conv3(self.bn2(self.conv2(y)).relu()))
-        return (y + (self.downsample(x) if hasattr(self, "downsample") else x)).relu()
+from benchmarks.torch_reference.resnet import Bottleneck
 
 
 class ResNet(nn.Module):

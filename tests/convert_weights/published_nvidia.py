@@ -58,13 +58,17 @@ def to_rgb(layer, x, w):
 
 
 class Generator(StyleGAN):
-    def __init__(self, resolution, w_dim, layers, channels, clamp=None, classes=0):
+    def __init__(
+        self, resolution, w_dim, layers, channels, clamp=None, classes=0, mapping_lr_mul=0.01
+    ):
         super().__init__()
         self.sizes = [2**i for i in range(2, resolution.bit_length())]
         self.c_dim = classes
         self.mapping = nn.Module()
         for i in range(layers):
-            self.mapping.add_module(f"fc{i}", EqualLinear(w_dim, w_dim, lr_mul=0.01))
+            layer = EqualLinear(w_dim, w_dim, lr_mul=mapping_lr_mul)
+            layer.bias_gain = mapping_lr_mul
+            self.mapping.add_module(f"fc{i}", layer)
         self.mapping.register_buffer("w_avg", torch.zeros(w_dim))
         self.synthesis = nn.Module()
         for size in self.sizes:

@@ -117,6 +117,19 @@ def test_nvidia(tmp_path, clamp):
     assert_discriminator_matches(tmp_path / "b", discriminator, 16)
 
 
+def test_nvidia_s_multiplier_of_the_mapping_network_is_read(tmp_path, capsys):
+    generator = nvidia.Generator(8, WIDTH, LAYERS, channels, mapping_lr_mul=0.3)
+    nvidia.write_pickle(tmp_path / "n.pkl", {"G_ema": published.randomize(generator)})
+    model = convert(tmp_path / "n.pkl", tmp_path / "b")
+    assert model.generator.config.mapping_lr_mul == 0.3
+    assert_generator_matches(model, generator)
+
+    generator.mapping.fc1.bias_gain = -1
+    nvidia.write_pickle(tmp_path / "n.pkl", {"G_ema": generator})
+    assert main([str(tmp_path / "n.pkl"), str(tmp_path / "c")]) == 1
+    assert "expected one positive number" in capsys.readouterr().err
+
+
 def test_nvidia_files_that_cannot_be_converted_are_named(tmp_path, capsys):
     classes = nvidia.Generator(8, WIDTH, LAYERS, channels, classes=10)
     nvidia.write_pickle(tmp_path / "c.pkl", {"G_ema": classes})

@@ -28,7 +28,8 @@ def make_checkpoint(encoder, decoder, average, **options):
     state |= {f"decoder.{name}": tensor for name, tensor in decoder.state_dict().items()}
     checkpoint = {"state_dict": state, "opts": {"start_from_latent_avg": True} | options}
     if average is not None:
-        checkpoint["latent_avg"] = average.repeat(STYLES, 1)
+        # pSp's single-w encoder is trained with one row.
+        checkpoint["latent_avg"] = average.repeat(1 if "learn_in_w" in options else STYLES, 1)
     return checkpoint
 
 

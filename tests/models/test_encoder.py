@@ -108,6 +108,26 @@ def test_closed_deltas_get_no_gradient():
             np.testing.assert_array_equal(is_open, np.arange(first, end) <= 2)
 
 
+def test_backward_pass_keeps_no_copies_of_what_the_heads_read():
+    graph, params, rest = nnx.split(Encoder(SMALL, rngs=nnx.Rngs(0)), nnx.Param, ...)
+
+    def kept(params, rest, x):
+        def encode(params):
+            return nnx.merge(graph, params, rest, copy=True)(x, jnp.int32(2))
+
+        arguments = {id(leaf) for leaf in jax.tree.leaves((params, rest))}
+        _, pull = jax.vjp(encode, params)
+        return [leaf for leaf in jax.tree.leaves(pull) if id(leaf) not in arguments]
+
+    shapes = [leaf.shape for leaf in jax.eval_shape(kept, params, rest, images(SMALL))]
+    stacked = [shape for shape in shapes if len(shape) == 5]  # one for each head
+    assert stacked  # the outputs of its convolutions
+    width = SMALL.backbone.widths[-1]
+    assert not [shape for shape in stacked if shape[-1] == width], "features of the pyramid"
+    weights = {leaf.shape for leaf in jax.tree.leaves(params["heads"])}
+    assert not weights & set(stacked), "weights of the heads"
+
+
 def test_training_step_over_four_devices_equals_one_full_batch():
     x, weights = images(SMALL, batch=8), random_codes(SMALL, batch=8)
 

@@ -8,29 +8,11 @@ from torch import nn
 from torch_comparison import gradient_error, state_error, to_jax, to_torch
 
 from benchmarks.torch_reference.networks import copy_weights
+from benchmarks.torch_reference.resnet import BasicBlock
 from e4e_jax.models.encoder import Encoder, EncoderConfig
 from e4e_jax.models.resnet import ResNetBackbone, ResNetConfig
 
 SMALL = ResNetConfig(widths=(8, 8, 12, 16), depths=(1, 2, 1, 1), stem_size=5)
-
-
-class Block(nn.Module):
-    def __init__(self, n_in, width, stride):
-        super().__init__()
-        self.conv1 = nn.Conv2d(n_in, width, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.downsample_conv = None
-        if stride != 1 or n_in != width:
-            self.downsample_conv = nn.Conv2d(n_in, width, 1, stride, bias=False)
-            self.downsample_bn = nn.BatchNorm2d(width)
-
-    def forward(self, x):
-        shortcut = x
-        if self.downsample_conv is not None:
-            shortcut = self.downsample_bn(self.downsample_conv(x))
-        return (self.bn2(self.conv2(self.bn1(self.conv1(x)).relu())) + shortcut).relu()
 
 
 class Reference(nn.Module):
@@ -45,7 +27,7 @@ class Reference(nn.Module):
         self.body, self.depths = nn.ModuleList(), config.depths
         for group, (width, depth) in enumerate(zip(config.widths, config.depths, strict=True)):
             for i in range(depth):
-                self.body.append(Block(n_in, width, 2 if group and i == 0 else 1))
+                self.body.append(BasicBlock(n_in, width, 2 if group and i == 0 else 1))
                 n_in = width
 
     def forward(self, x):

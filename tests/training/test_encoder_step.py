@@ -50,7 +50,7 @@ def networks():
     )
 
 
-def build(options=OPTIONS, kind="e4e"):
+def build(options=OPTIONS, kind="e4e", optimizer=None, remat="none"):
     frozen = networks()
     config = EncoderConfig(
         kind=kind, num_styles=4, style_dim=8, image_size=(SIZE, SIZE), backbone=BACKBONE,
@@ -59,8 +59,9 @@ def build(options=OPTIONS, kind="e4e"):
     encoder = randomize(Encoder(config, axis_name="data", rngs=nnx.Rngs(0)), 0)
     discriminator = randomize(LatentDiscriminator(8, rngs=nnx.Rngs(3)), 3)
     init, step = make_encoder_step(
-        encoder, discriminator, frozen, optax.adam(1e-3), optax.adam(1e-3), options
-    )
+        encoder, discriminator, frozen, optimizer or optax.adam(1e-3), optax.adam(1e-3), options,
+        remat=remat,
+    )  # fmt: skip
     return init, step, frozen, encoder
 
 
@@ -202,6 +203,36 @@ def test_one_pass_gives_the_gradient_of_the_whole_objective():
     largest = max(float(np.abs(g).max()) for g in jax.tree.leaves(gradient))
     for a, b in zip(jax.tree.leaves(taken), jax.tree.leaves(gradient), strict=True):
         assert np.abs(a - np.asarray(b)).max() < 1e-5 * largest
+
+
+@functools.cache
+def one_step(remat):
+    """What a step of SGD with rate 1 takes from the weights; batch statistics; metrics."""
+    init, step, frozen, _ = build(optimizer=optax.sgd(1.0), remat=remat)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("data",))
+    first = init(jax.random.key(0)).replace(step=jnp.asarray(5))
+    before = jax.tree.map(np.asarray, first.encoder)
+    arrays = parallel.replicate(frozen.split()[1], mesh)
+    (batch,) = batches(1)
+    state, metrics = parallel.parallelize(step, mesh, state_specs=STATE_SPECS)(
+        place_state(first, mesh), parallel.put_batch(batch, mesh), arrays
+    )
+    gradient = jax.tree.map(lambda a, b: a - np.asarray(b), before, state.encoder)
+    return gradient, state.batch_stats, metrics
+
+
+@pytest.mark.parametrize("remat", ["encoder", "generator", "all"])
+def test_recomputing_changes_no_number(remat):
+    for part, expected in zip(one_step(remat), one_step("none"), strict=True):
+        parts, all_expected = jax.tree.leaves(part), jax.tree.leaves(expected)
+        largest = max(float(np.abs(b).max()) for b in all_expected)
+        for a, b in zip(parts, all_expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6 * largest)
+
+
+def test_what_cannot_be_recomputed_is_named():
+    with pytest.raises(ValueError, match="remat is 'decoder'; expected one of none, encoder"):
+        build(remat="decoder")
 
 
 def test_w_pools_fill_and_differ_between_devices():

@@ -148,6 +148,7 @@ def test_killed_and_stopped_runs_end_with_the_same_weights_bit_for_bit(folder, t
         ("--config.generator=nowhere", "there is no nowhere"),
         ("--config.data.path=nowhere", "nowhere"),
         ("--config.encoder.kind=e5e", "e5e"),
+        ("--config.remat=decoder", "remat is 'decoder'; expected one of none, encoder"),
         ("--config.optimizer.schedule=cosinus", "cosinus"),
         ("--config.optimizer.name=sdg", "sdg"),
         ("--config.task=paint", "paint"),

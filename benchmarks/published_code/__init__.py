@@ -1,0 +1,1 @@
+"""Networks of public repositories beside ours, for benchmarks.published."""

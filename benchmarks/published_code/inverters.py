@@ -1,0 +1,85 @@
+"""Encoders with their generators: e4e, pSp and ReStyle."""
+
+import argparse
+import importlib
+import math
+from unittest import mock
+
+import numpy as np
+
+import e4e_jax
+from benchmarks.published_code.trial import (
+    Trial,
+    load_tensors,
+    random_images,
+    randomize,
+    same_bits,
+    to_tensor,
+)
+
+
+def inverter(trial: Trial, *, module="models.psp", name="pSp", iterations=None, **options):
+    """An encoder and its generator, built by the published class of `opts` alone."""
+    import torch
+
+    published = getattr(importlib.import_module(module), name)
+    resolution = options.pop("resolution")
+    options = {
+        "stylegan_size": resolution,
+        "output_size": resolution,
+        "n_styles": 2 * int(math.log2(resolution)) - 2,
+        "input_nc": 3,
+        "label_nc": 0,
+        "dataset_type": "ffhq_encode",
+        "learn_in_w": False,
+        "start_from_latent_avg": True,
+    } | options
+    with mock.patch.object(published, "load_weights", lambda self: None):
+        network = randomize(published(argparse.Namespace(**options)))
+    rows = 1 if options["learn_in_w"] else options["n_styles"]
+    average = (torch.randn(512) / 2).repeat(rows, 1)
+    contents = {"state_dict": network.state_dict(), "latent_avg": average, "opts": options}
+    torch.save(contents, trial.folder / "published.pt")
+    del network, contents
+
+    ours_path = trial.convert(trial.folder / "published.pt", to="ours")
+    back_path = trial.convert(ours_path, to="back.pt")
+    back = load_tensors(back_path)
+    trial.same_bits = same_bits(
+        load_tensors(trial.folder / "published.pt"), back, "state_dict", "latent_avg"
+    )
+    options = back["opts"] | {"checkpoint_path": str(back_path), "device": "cpu"}
+    del back
+    network = published(argparse.Namespace(**options)).eval()
+    ours = e4e_jax.load(ours_path)
+
+    images = random_images(1, *ours.image_size)
+    if iterations is None:
+        _, codes = network(to_tensor(images), return_latents=True, randomize_noise=False)
+        trial.compare("codes", ours.encode(images), codes)
+    else:
+        codes = _compare_iterations(trial, ours, network, images, iterations)
+    published_images, _ = network.decoder([codes], input_is_latent=True, randomize_noise=False)
+    trial.compare("image", ours.synthesize(codes.numpy()), published_images)
+
+
+def _compare_iterations(trial, ours, network, images, iterations):
+    """ReStyle's loop, after which also float64 tells whose rounding a difference is."""
+    import torch
+    from utils.inference_utils import get_average_image, run_on_batch
+
+    def run(dtype):
+        network.to(dtype).latent_avg = network.latent_avg.to(dtype)
+        average = get_average_image(network, network.opts).to(dtype)
+        _, codes = run_on_batch(to_tensor(images).to(dtype), network, network.opts, average)
+        return [np.stack(steps) for steps in zip(*codes.values(), strict=True)]
+
+    network.opts.n_iters_per_batch, network.opts.resize_outputs = iterations, True
+    published, found = run(torch.float32), [ours.encode(images, i + 1) for i in range(iterations)]
+    exact = run(torch.float64)
+    network.float()
+    for i, codes in enumerate(published):
+        trial.compare(f"codes, {i + 1} of {iterations} iterations", found[i], codes)
+        trial.compare(f"  ours beside float64, {i + 1}", found[i], exact[i])
+        trial.compare(f"  published float32 beside float64, {i + 1}", codes, exact[i])
+    return torch.from_numpy(published[-1])

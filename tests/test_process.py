@@ -1,0 +1,74 @@
+import os
+import subprocess
+import sys
+
+import jaxlib
+import pytest
+
+KEEP_PROGRAMS = """
+import jax
+from e4e_jax.process import set_up
+set_up()
+jax.jit(lambda x: x * 2 + 1)(1.0)
+"""
+ALLOCATE = """
+import ctypes, resource
+from e4e_jax import process
+{setting}
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+size = 256 << 20
+def touch():
+    block = libc.malloc(ctypes.c_size_t(size))
+    ctypes.memset(block, 1, size)
+    libc.free(ctypes.c_void_p(block))
+touch()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+touch()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+FLAGS = """
+import os, jax
+from e4e_jax import process
+process.choose_xla_flags()
+process.choose_xla_flags()
+jax.devices()
+print(os.environ.get("XLA_FLAGS", ""))
+"""
+FLAG = "--xla_cpu_experimental_ynn_fusion_type"
+
+
+def run(program, **variables):
+    unset = ("JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS")
+    environment = {k: v for k, v in os.environ.items() if k not in unset}
+    environment |= {"JAX_ENABLE_COMPILATION_CACHE": "true", **variables}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(
+        command, env=environment, check=True, timeout=60, text=True, stdout=subprocess.PIPE
+    )
+    return done.stdout.strip()
+
+
+def test_programs_are_kept_in_the_users_cache_or_where_they_say(tmp_path):
+    home, chosen, off = tmp_path / "home", tmp_path / "chosen", tmp_path / "off"
+    run(KEEP_PROGRAMS, XDG_CACHE_HOME=str(home))
+    assert any((home / "e4e_jax" / "programs").iterdir())
+    run(KEEP_PROGRAMS, XDG_CACHE_HOME=str(off), JAX_COMPILATION_CACHE_DIR=str(chosen))
+    assert any(chosen.iterdir()) and not off.exists()
+    run(KEEP_PROGRAMS, XDG_CACHE_HOME=str(off), JAX_ENABLE_COMPILATION_CACHE="false")
+    assert not off.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="malloc of Linux")
+def test_freed_memory_is_used_again():
+    default = int(run(ALLOCATE.format(setting="")))
+    kept = int(run(ALLOCATE.format(setting="process.keep_freed_memory()")))
+    assert default > 100 * (kept + 1)  # pages that Linux cleared anew: 65,536 of 4 KiB, or large
+
+
+@pytest.mark.skipif(not jaxlib.__version__.startswith("0.10."), reason="flags of that version")
+def test_xla_flags_are_added_once_and_the_users_stay():
+    assert run(FLAGS) == f"{FLAG}=-individual_convolution"
+    devices = "--xla_force_host_platform_device_count=2"
+    assert run(FLAGS, XLA_FLAGS=devices) == f"{devices} {FLAG}=-individual_convolution"
+    assert run(FLAGS, XLA_FLAGS=f"{FLAG}=-reduce") == f"{FLAG}=-reduce"
