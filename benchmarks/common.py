@@ -151,7 +151,9 @@ def _tune(flags):
 
 
 def _run_case(name, case: Case, flags) -> dict:
-    built = {}
+    built, peaks = {}, {}
+    if not flags.no_memory:  # before this process holds all sides at once
+        peaks = {side: _memory_of(name, case.name, side, flags) for side in case.builders}
     for side, build in case.builders.items():
         print(f"{name} {case.name}: building {side} ...", file=sys.stderr)
         built[side] = build()
@@ -159,7 +161,6 @@ def _run_case(name, case: Case, flags) -> dict:
     errors = {side: _compare(built[side], built[OURS], side, flags.precision) for side in built}
     runs = {side: built[side].run for side in built}
     timings = timing.alternate(runs, repeats=flags.repeats)
-    peaks = {} if flags.no_memory else {s: _memory_of(name, case.name, s, flags) for s in built}
     rows = {}
     for side in built:
         pairs = zip(timings[side].seconds, timings[OURS].seconds, strict=True)

@@ -2,7 +2,7 @@
 
 Everything here is algebraically the operation of StyleGAN2's CUDA code; the tests hold each one
 against its plain form. The choices (activations scaled instead of per-sample weights, the FIR as
-shifted adds, the gradients of convolutions spelled out) are the measured ones.
+shifted adds, the gradients of convolutions spelled out, `winograd` on a CPU) are the measured ones.
 """
 
 import functools
