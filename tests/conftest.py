@@ -16,4 +16,8 @@ os.environ["XLA_FLAGS"] = " ".join(
 
 import jax
 
+from e4e_jax import process
+
 jax.config.update("jax_default_matmul_precision", "highest")
+# Programs that tests call in their own process: it compiles hundreds, and would keep it all.
+process.keep_freed_memory = lambda: None
