@@ -12,6 +12,7 @@ compiles, does not count; the final table and bundle, which come after the train
 
 import argparse
 import collections
+import contextlib
 import dataclasses
 import queue
 import statistics
@@ -77,8 +78,11 @@ class Watch:
 
         return noted
 
+    @contextlib.contextmanager
     def note(self, name):
-        return _Note(self._work, name)
+        start = time.perf_counter()
+        yield
+        self._work.append((name, start, time.perf_counter()))
 
     def _finish(self, state, workdir):
         self.finished = time.perf_counter()
@@ -98,17 +102,6 @@ class Watch:
                 rest -= share
             waits[CHECKPOINT if i == len(nexts) - 1 else LOGS] += max(rest, 0.0)
         return dict(waits)
-
-
-class _Note:
-    def __init__(self, work, name):
-        self._work, self._name = work, name
-
-    def __enter__(self):
-        self._start = time.perf_counter()
-
-    def __exit__(self, *_):
-        self._work.append((self._name, self._start, time.perf_counter()))
 
 
 class _Batches:

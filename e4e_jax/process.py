@@ -12,7 +12,8 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 # XLA:CPU's library of fused kernels is the fast one for reductions, and the slow one for
 # convolutions (3x3 with stride 2 at 64x64x512: 136 instead of 173 GFLOP/s on two cores).
 # An unknown flag ends the process, so it is for the versions that were tested.
-_XLA_FLAGS = {"0.10.": ("--xla_cpu_experimental_ynn_fusion_type", "-individual_convolution")}
+_TESTED_JAXLIB = "0.10."
+_XLA_FLAG, _XLA_VALUE = "--xla_cpu_experimental_ynn_fusion_type", "-individual_convolution"
 
 
 def set_up() -> None:
@@ -58,6 +59,5 @@ def keep_freed_memory() -> None:
 def choose_xla_flags() -> None:
     """Adds to XLA_FLAGS what is faster here, unless the user has chosen; read at JAX's start."""
     chosen = os.environ.get("XLA_FLAGS", "")
-    for version, (flag, value) in _XLA_FLAGS.items():
-        if jaxlib.__version__.startswith(version) and flag not in chosen:
-            os.environ["XLA_FLAGS"] = f"{chosen} {flag}={value}".strip()
+    if jaxlib.__version__.startswith(_TESTED_JAXLIB) and _XLA_FLAG not in chosen:
+        os.environ["XLA_FLAGS"] = f"{chosen} {_XLA_FLAG}={_XLA_VALUE}".strip()

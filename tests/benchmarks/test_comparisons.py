@@ -56,13 +56,17 @@ def test_synthesis(tmp_path, capsys):
 
 
 def test_encode(tmp_path):
-    run(encode, tmp_path, "--no-memory", "--cases", "64x1")
+    result = run(encode, tmp_path, "--no-memory", "--cases", "64x1")
+    assert [case["case"] for case in result["cases"]] == ["64x1"]
+    assert set(result["cases"][0]["sides"]["pytorch"]["errors"]) == {"codes"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["lpips-64x1", "arcface-48x1", "inception-64x1"])
 def test_metrics(case, tmp_path):
-    run(metrics, tmp_path, "--no-memory", "--cases", case)
+    result = run(metrics, tmp_path, "--no-memory", "--cases", case)
+    assert [found["case"] for found in result["cases"]] == [case]
+    assert len(result["cases"][0]["sides"]["pytorch"]["errors"]) == 1
 
 
 @pytest.mark.slow
