@@ -1,13 +1,12 @@
 """The one way in which every comparison runs: check, time in turns, measure memory, report."""
 
 import argparse
+import contextlib
 import dataclasses
-import gc
 import json
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable
 
@@ -17,10 +16,9 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 import numpy as np
 
 from benchmarks import machine, sides, timing
-from benchmarks.sides import Side
+from benchmarks.sides import OURS, Side
+from benchmarks.workers import SETTINGS, Worker, WorkerError
 from e4e_jax import process
-
-OURS = "ours"
 
 # Largest relative error (of the norms) between two sides that are still called the same function.
 # Gradients of random networks differ by rounding that flips the sign of activations near zero.
@@ -64,21 +62,19 @@ def run(name, description, default_cases, make_case, argv=None, *, peer=False) -
     flags = _parser(name, description, default_cases, peer).parse_args(argv)
     if getattr(flags, "peer", None):
         flags.peer = os.path.abspath(flags.peer)
-    _tune(flags)
+    process.keep_freed_memory()  # for the ceilings
     sides.set_precision(flags.precision)
     try:
         cases = [make_case(case, flags) for case in flags.cases]
-        if flags.side:
-            return _measure_memory(cases[0].builders[flags.side], torch_side=_is_torch(flags.side))
         result = {
             "benchmark": name,
             "precision": flags.precision,
-            "stock": flags.stock,
+            "settings": flags.settings,
             "machine": machine.describe(),
             "ceilings": machine.ceilings(flags.precision),
-            "cases": [_run_case(name, case, flags) for case in cases],
+            "cases": [_run_case(case, make_case, flags) for case in cases],
         }
-    except (Mismatch, ValueError, OSError) as error:
+    except (Mismatch, WorkerError, ValueError, OSError) as error:
         print(f"benchmarks.{name}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
     print(_table(result))
@@ -130,39 +126,33 @@ def _parser(name, description, default_cases, peer):
     parser.add_argument("--compile", action="store_true", help="time torch.compile as well")
     parser.add_argument("--small", action="store_true", help="tiny networks, to try the program")
     parser.add_argument(
-        "--stock", action="store_true", help="leave malloc and XLA's flags as they are"
+        "--settings",
+        choices=SETTINGS,
+        default="own",
+        help="whose process keeps freed memory and has our XLA flags, as our programs do: ours "
+        "alone, PyTorch's as well, or none",
     )
-    parser.add_argument("--no-memory", action="store_true", help="leave out the peaks of memory")
     parser.add_argument("--json", metavar="PATH", help="write all numbers there")
     if peer:
         parser.add_argument("--peer", metavar="PATH", help="a checkout of encoder4editing to time")
-    # How a run measures the memory of one side of one case, in a process of its own.
-    parser.add_argument("--side", help=argparse.SUPPRESS)
     return parser
 
 
-def _tune(flags):
-    """What our programs set for their process. PyTorch runs in it as well, and gains as well."""
-    if flags.stock:
-        return
-    process.choose_xla_flags()
-    if not flags.side:  # kept memory, such as the compiler's, is no need of the side's
-        process.keep_freed_memory()
-
-
-def _run_case(name, case: Case, flags) -> dict:
-    built, peaks = {}, {}
-    if not flags.no_memory:  # before this process holds all sides at once
-        peaks = {side: _memory_of(name, case.name, side, flags) for side in case.builders}
-    for side, build in case.builders.items():
-        print(f"{name} {case.name}: building {side} ...", file=sys.stderr)
-        built[side] = build()
-        gc.collect()
-    errors = {side: _compare(built[side], built[OURS], side, flags.precision) for side in built}
-    runs = {side: built[side].run for side in built}
-    timings = timing.alternate(runs, repeats=flags.repeats)
+def _run_case(case: Case, make_case, flags) -> dict:
+    with contextlib.ExitStack() as stack:
+        workers, errors = {}, {}
+        for side in case.builders:
+            print(f"{case.name}: building {side} ...", file=sys.stderr)
+            worker = Worker(make_case, case.name, side, flags)
+            workers[side] = stack.enter_context(contextlib.closing(worker))
+            errors[side] = _compare(worker, workers[OURS], side, flags.precision)
+        for worker in workers.values():
+            worker.results.clear()  # gradients are large
+        runs = {side: worker.run for side, worker in workers.items()}
+        timings = timing.alternate(runs, repeats=flags.repeats)
+        peaks = {side: worker.peak_bytes() for side, worker in workers.items()}
     rows = {}
-    for side in built:
+    for side, worker in workers.items():
         pairs = zip(timings[side].seconds, timings[OURS].seconds, strict=True)
         rows[side] = {
             "median_seconds": timings[side].median,
@@ -171,16 +161,16 @@ def _run_case(name, case: Case, flags) -> dict:
             "seconds_per_image": timings[side].median / case.images,
             "ratio_to_ours": timings[side].median / timings[OURS].median,
             "median_of_paired_ratios": statistics.median(theirs / ours for theirs, ours in pairs),
-            "compile_seconds": built[side].compile_seconds,
-            "peak_bytes": peaks.get(side),
+            "compile_seconds": worker.compile_seconds,
+            "peak_bytes": peaks[side],
             "errors": errors[side],
-            "cost_analysis": built[side].compiled,
-            "counted": built[side].counted,
+            "cost_analysis": worker.compiled,
+            "counted": worker.counted,
         }
     return {"case": case.name, "images": case.images, "sides": rows}
 
 
-def _compare(side: Side, ours: Side, name, precision) -> dict[str, float]:
+def _compare(side: Side | Worker, ours: Side | Worker, name, precision) -> dict[str, float]:
     """Relative errors of what two sides compute; Mismatch where they are not the same."""
     errors = {}
     for key, expected in side.results.items():
@@ -196,36 +186,7 @@ def _compare(side: Side, ours: Side, name, precision) -> dict[str, float]:
     return errors
 
 
-def _memory_of(name, case, side, flags) -> int | None:
-    """The peak of one side, from a process that runs nothing else; None where that fails."""
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--side", side, "--cases", case]
-    command += ["--precision", flags.precision, *(["--small"] if flags.small else [])]
-    command += ["--compile"] if flags.compile else []
-    command += ["--stock"] if flags.stock else []
-    command += ["--peer", flags.peer] if getattr(flags, "peer", None) else []
-    root = pathlib.Path(__file__).resolve().parent.parent
-    done = subprocess.run(command, cwd=root, text=True, capture_output=True)
-    try:
-        return json.loads(done.stdout.splitlines()[-1])["peak_bytes"]
-    except (IndexError, ValueError):
-        print(f"no memory of {side}: {done.stderr.strip()[-200:]}", file=sys.stderr)
-        return None
-
-
-def _is_torch(side: str) -> bool:
-    return side != OURS and not side.startswith("remat=")
-
-
-def _measure_memory(build, torch_side) -> dict:
-    memory = machine.PeakMemory()
-    run_once = build().run  # without the results, which only the comparison needs
-    gc.collect()
-    memory.start()
-    for _ in range(2):
-        run_once()
-    result = {"peak_bytes": memory.read(torch_side=torch_side)}
-    print(json.dumps(result))
-    return result
+_SETTINGS = {"own": "ours alone", "all": "all sides", "none": "no side"}
 
 
 def _table(result) -> str:
@@ -235,7 +196,7 @@ def _table(result) -> str:
         f"jax {about['jax']}, " + ("torch " + about["torch"] if "torch" in about else "no PyTorch"),
         f"ceilings: {ceiling['flops'] / 1e9:.0f} GFLOP/s (matrix product), "
         f"{ceiling['bytes'] / 1e9:.1f} GB/s (copy)",
-        "malloc and XLA's flags: " + ("stock" if result["stock"] else "as our programs set them"),
+        f"a process for each side; settings of e4e_jax.process: {_SETTINGS[result['settings']]}",
     ]
     if "torch" not in about:
         lines.append("PyTorch is not installed, so that ours alone was timed.")

@@ -58,7 +58,7 @@ def make_case(case, flags) -> common.Case:
         encoder = peer.encoder(flags.peer, network())
         return sides.torch_side(encoder, "codes", images, precision=flags.precision)
 
-    builders = common.with_torch(flags, {common.OURS: ours}, pytorch, published)
+    builders = common.with_torch(flags, {sides.OURS: ours}, pytorch, published)
     return common.Case(case, batch, builders)
 
 

@@ -50,7 +50,7 @@ def make_case(case, flags) -> common.Case:
             form, "features", *arrays, precision=flags.precision, compiled=compiled
         )
 
-    builders = common.with_torch(flags, {common.OURS: ours}, pytorch)
+    builders = common.with_torch(flags, {sides.OURS: ours}, pytorch)
     return common.Case(case, batch, builders)
 
 

@@ -13,6 +13,8 @@ from flax import nnx
 from benchmarks import cost, machine
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
+OURS = "ours"
+RECOMPUTING = "remat="  # how the names of our other sides start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +34,11 @@ class Side:
     compile_seconds: float
     compiled: dict[str, float] | None = None
     counted: dict[str, float] | None = None
+
+
+def is_torch(side: str) -> bool:
+    """Whether PyTorch runs the side of this name."""
+    return side != OURS and not side.startswith(RECOMPUTING)
 
 
 def set_precision(precision: str) -> None:

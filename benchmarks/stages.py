@@ -95,10 +95,10 @@ def measure(case, *, precision="float32", repeats=10, small=False) -> dict:
 
     stages = {f"stage {stage}": stage for stage in (0, last // 2, last)}
     runs = {
-        name: lambda stage=stage: _check(program.run(step_number(stage)), stage)
+        name: timing.timed(lambda stage=stage: _check(program.run(step_number(stage)), stage))
         for name, stage in stages.items()
     }
-    runs[NO_HEADS] = lambda: floor.run(step_number(0))
+    runs[NO_HEADS] = timing.timed(lambda: floor.run(step_number(0)))
     timings = timing.alternate(runs, repeats=repeats)
     slowest = timings[f"stage {last}"].median
     rows = {

@@ -48,7 +48,7 @@ def make_case(case, flags) -> common.Case:
         synthesis = peer.synthesis(flags.peer, network())
         return sides.torch_side(synthesis, "image", codes, precision=flags.precision)
 
-    builders = common.with_torch(flags, {common.OURS: ours}, pytorch, published)
+    builders = common.with_torch(flags, {sides.OURS: ours}, pytorch, published)
     return common.Case(case, batch, builders)
 
 

@@ -25,13 +25,24 @@ class Timing:
         return min(self.seconds), max(self.seconds)
 
 
+def timed(function: Callable[[], object]) -> Callable[[], float]:
+    """A function that calls `function`, whose work has ended when it returns: its seconds."""
+
+    def run():
+        start = time.perf_counter()
+        function()
+        return time.perf_counter() - start
+
+    return run
+
+
 def alternate(
-    functions: dict[str, Callable[[], object]], *, repeats: int, warmup: int = 1
+    functions: dict[str, Callable[[], float]], *, repeats: int, warmup: int = 1
 ) -> dict[str, Timing]:
     """Times functions in turns: A, B, A, B, ...
 
     Args:
-      functions: name -> function whose work has ended when it returns.
+      functions: name -> function that returns the seconds it took, see `timed`.
       repeats: timed rounds.
       warmup: rounds before, that are not timed.
 
@@ -47,9 +58,7 @@ def alternate(
     for i in range(warmup + repeats):
         for name, function in functions.items():
             time.sleep(_PAUSE)
-            start = time.perf_counter()
-            function()
-            elapsed = time.perf_counter() - start
+            elapsed = function()
             if i >= warmup:
                 seconds[name].append(elapsed)
     return {name: Timing(values) for name, values in seconds.items()}

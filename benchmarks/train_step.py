@@ -104,14 +104,10 @@ def make_case(case, flags, remat=()) -> common.Case:
     def pytorch(compiled):
         return _pytorch(*networks(), images, flags, compiled)
 
-    # The process that measures the memory of one side is told its name alone.
-    recomputed = {f"remat={choice}": choice for choice in REMAT[1:]}
-    recomputed = {k: v for k, v in recomputed.items() if v in remat or k == flags.side}
-    if recomputed:
-        sides_of = {name: functools.partial(ours, choice) for name, choice in recomputed.items()}
-        return common.Case(case, batch, {common.OURS: ours, **sides_of})
-    builders = common.with_torch(flags, {common.OURS: ours}, pytorch)
-    return common.Case(case, batch, builders)
+    if remat:
+        others = {sides.RECOMPUTING + choice: functools.partial(ours, choice) for choice in remat}
+        return common.Case(case, batch, {sides.OURS: ours, **others})
+    return common.Case(case, batch, common.with_torch(flags, {sides.OURS: ours}, pytorch))
 
 
 def _ours(encoder, discriminator, frozen, images, remat):

@@ -39,6 +39,7 @@ def run(module, tmp_path, *arguments):
         for row in case["sides"].values():
             assert all(math.isfinite(row[key]) and row[key] > 0 for key in SIDE_NUMBERS)
             assert len(row["seconds"]) == 2
+            assert 0 < row["peak_bytes"] < 2**32
             assert all(error < 1e-3 for key, error in row["errors"].items() if key != "gradient")
         ours = case["sides"]["ours"]
         assert ours["ratio_to_ours"] == 1
@@ -47,16 +48,15 @@ def run(module, tmp_path, *arguments):
 
 
 def test_synthesis(tmp_path, capsys):
-    result = run(synthesis, tmp_path, "--no-memory", "--cases", "16x2", "8x1")
-    assert [case["case"] for case in result["cases"]] == ["16x2", "8x1"]
-    assert [case["images"] for case in result["cases"]] == [2, 1]
+    result = run(synthesis, tmp_path, "--cases", "16x2")
+    assert [case["images"] for case in result["cases"]] == [2]
     assert list(result["cases"][0]["sides"]) == ["ours", "pytorch"]
     output = capsys.readouterr().out
     assert "16x2" in output and "pytorch" in output and "float32" in output
 
 
 def test_encode(tmp_path):
-    result = run(encode, tmp_path, "--no-memory", "--cases", "64x1")
+    result = run(encode, tmp_path, "--cases", "64x1")
     assert [case["case"] for case in result["cases"]] == ["64x1"]
     assert set(result["cases"][0]["sides"]["pytorch"]["errors"]) == {"codes"}
 
@@ -64,14 +64,14 @@ def test_encode(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["lpips-64x1", "arcface-48x1", "inception-64x1"])
 def test_metrics(case, tmp_path):
-    result = run(metrics, tmp_path, "--no-memory", "--cases", case)
+    result = run(metrics, tmp_path, "--cases", case)
     assert [found["case"] for found in result["cases"]] == [case]
     assert len(result["cases"][0]["sides"]["pytorch"]["errors"]) == 1
 
 
 @pytest.mark.slow
 def test_train_step(tmp_path):
-    result = run(train_step, tmp_path, "--no-memory", "--cases", "256x2")
+    result = run(train_step, tmp_path, "--cases", "256x2")
     errors = result["cases"][0]["sides"]["pytorch"]["errors"]
     terms = {"l2", "perceptual", "identity", "adversarial", "delta_norm"}
     assert set(errors) == terms | {"gradient"}
@@ -80,24 +80,17 @@ def test_train_step(tmp_path):
 
 @pytest.mark.slow
 def test_recomputing_steps_stand_beside_the_one_that_keeps_everything(tmp_path):
-    result = run(
-        train_step, tmp_path, "--no-memory", "--cases", "256x1", "--remat", "generator", "all"
-    )
+    result = run(train_step, tmp_path, "--cases", "256x1", "--remat", "generator", "all")
     compared = result["cases"][0]["sides"]
     assert list(compared) == ["ours", "remat=generator", "remat=all"]
     assert compared["remat=all"]["errors"]["gradient"] < 1e-4
 
 
-@pytest.mark.slow
-def test_memory_is_that_of_a_process_of_its_own(tmp_path):
-    result = run(synthesis, tmp_path, "--cases", "16x1")
-    assert all(0 < row["peak_bytes"] < 2**32 for row in result["cases"][0]["sides"].values())
-
-
 def test_without_pytorch_ours_is_timed_alone(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(machine, "has_torch", lambda: False)
-    result = run(synthesis, tmp_path, "--no-memory", "--cases", "8x1")
-    assert list(result["cases"][0]["sides"]) == ["ours"]
+    result = run(synthesis, tmp_path, "--cases", "8x1", "16x2")
+    assert [case["case"] for case in result["cases"]] == ["8x1", "16x2"]
+    assert [list(case["sides"]) for case in result["cases"]] == [["ours"], ["ours"]]
     assert "PyTorch is not installed" in capsys.readouterr().out
 
 
@@ -117,7 +110,7 @@ def test_different_functions_are_not_timed():
     [
         (["--cases", "256"], "expected SIDExBATCH"),
         (["--cases", "100x1"], "resolution is 100"),
-        (["--cases", "8x1", "--peer", "nowhere", "--no-memory"], "holds no models/stylegan2"),
+        (["--cases", "8x1", "--peer", "nowhere"], "holds no models/stylegan2"),
     ],
 )
 def test_mistakes_end_in_one_sentence(arguments, message, capsys):

@@ -1,11 +1,12 @@
 import pytest
 
-from benchmarks.timing import Timing, alternate
+from benchmarks.timing import Timing, alternate, timed
 
 
 def test_sides_take_turns_and_the_warmup_does_not_count():
     calls = []
-    functions = {name: lambda name=name: calls.append(name) for name in ("ours", "theirs", "peer")}
+    names = ("ours", "theirs", "peer")
+    functions = {name: timed(lambda name=name: calls.append(name)) for name in names}
     timings = alternate(functions, repeats=3, warmup=2)
     assert calls == ["ours", "theirs", "peer"] * 5
     assert {name: len(timing.seconds) for name, timing in timings.items()} == dict.fromkeys(
