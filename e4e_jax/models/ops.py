@@ -2,16 +2,18 @@
 
 Everything here is algebraically the operation of StyleGAN2's CUDA code; the tests hold each one
 against its plain form. The choices (activations scaled instead of per-sample weights, the FIR as
-shifted adds, the gradients of convolutions spelled out, `winograd` on a CPU) are the measured ones.
+shifted adds, the gradients of convolutions spelled out, `winograd` and `patches` on a CPU) are the
+measured ones.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from e4e_jax.models import winograd
+from e4e_jax.models import patches, winograd
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -155,30 +157,43 @@ def _conv(x, kernel, stride, padding):
             x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=_LAYOUT
         )
 
+    size = kernel.shape[0]
+    height, width = ((n + 2 * padding - size) // stride + 1 for n in x.shape[1:3])
     same = x.dtype == jnp.float32 and stride == padding == 1
-    if same and winograd.pays(x.shape, kernel.shape):
-        return lax.platform_dependent(x, kernel, cpu=winograd.conv3x3, default=plain)
-    return plain(x, kernel)
+    if patches.pays(x.shape[0] * height * width, x.shape[3]):
+        cpu = functools.partial(patches.conv, stride=stride, padding=padding)
+    elif same and winograd.pays(x.shape, kernel.shape):
+        cpu = winograd.conv3x3
+    else:
+        return plain(x, kernel)
+    return lax.platform_dependent(x, kernel, cpu=cpu, default=plain)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _input_grad(grad, kernel, stride, padding, size):
     """grad [B, h, w, O], kernel [k, k, I, O] -> [B, *size, I]: a transposed convolution."""
-    before = kernel.shape[0] - 1 - padding
-    kernel = _swap_channels(kernel[::-1, ::-1])
-    if stride == 1:
-        return _conv(grad, kernel, 1, before)
-    return lax.conv_general_dilated(
-        grad,
-        kernel,
-        (1, 1),
-        [
-            (before, n + padding - 1 - (n_out - 1) * stride)
-            for n, n_out in zip(size, grad.shape[1:3], strict=True)
-        ],
-        lhs_dilation=(stride, stride),
-        dimension_numbers=_LAYOUT,
-    )
+
+    def plain(grad, kernel):
+        before = kernel.shape[0] - 1 - padding
+        kernel = _swap_channels(kernel[::-1, ::-1])
+        if stride == 1:
+            return _conv(grad, kernel, 1, before)
+        return lax.conv_general_dilated(
+            grad,
+            kernel,
+            (1, 1),
+            [
+                (before, n + padding - 1 - (n_out - 1) * stride)
+                for n, n_out in zip(size, grad.shape[1:3], strict=True)
+            ],
+            lhs_dilation=(stride, stride),
+            dimension_numbers=_LAYOUT,
+        )
+
+    if not patches.pays(math.prod(grad.shape[:3]), kernel.shape[2]):
+        return plain(grad, kernel)
+    cpu = functools.partial(patches.input_grad, stride=stride, padding=padding, size=size)
+    return lax.platform_dependent(grad, kernel, cpu=cpu, default=plain)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -195,6 +210,8 @@ def _weight_grad(x, grad, stride, padding, size):
     )
 
     def cpu(x, grad):
+        if patches.pays(math.prod(grad.shape[:3]), x.shape[3]):
+            return patches.weight_grad(x, grad, stride, padding, size)
         same = x.dtype == jnp.float32 and size == 3 and stride == padding == 1
         if same and winograd.weight_grad_pays(x.shape, grad.shape):
             return winograd.weight_grad3x3(x, grad)
