@@ -1,0 +1,77 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from e4e_jax.models import ops, patches
+
+
+def arrays(side, size, stride, padding, channels=(5, 7)):
+    """x, kernel and a cotangent of their convolution."""
+    rng = np.random.default_rng(side * 10 + size)
+    height, width = side, side + 1
+    out = [(n + 2 * padding - size) // stride + 1 for n in (height, width)]
+    shapes = (2, height, width, channels[0]), (size, size, *channels), (2, *out, channels[1])
+    return [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+
+
+def plain(x, kernel, stride, padding):
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        [(padding, padding)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def error(actual, expected):
+    return float(jnp.max(jnp.abs(actual - expected)) / jnp.max(jnp.abs(expected)))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("side, size, padding", [(2, 3, 1), (5, 3, 1), (9, 3, 0), (4, 1, 0)])
+def test_all_three_are_those_of_the_plain_form(side, size, padding, stride):
+    x, kernel, grad = arrays(side, size, stride, padding)
+    expected, backward = jax.vjp(lambda x, k: plain(x, k, stride, padding), x, kernel)
+    x_grad, kernel_grad = backward(grad)
+    sizes = (stride, padding)
+    assert error(patches.conv(x, kernel, *sizes), expected) < 1e-6
+    assert error(patches.input_grad(grad, kernel, *sizes, x.shape[1:3]), x_grad) < 1e-6
+    assert error(patches.weight_grad(x, grad, *sizes, size), kernel_grad) < 1e-6
+
+
+def test_small_images_of_many_channels_take_this_form():
+    x, kernel, grad = arrays(4, 3, 2, 1, channels=(64, 32))
+
+    def conv(x, kernel):
+        return ops.conv2d(x, kernel, stride=2, padding=1)
+
+    def both(x, kernel, grad):
+        result, backward = jax.vjp(conv, x, kernel)
+        return result, *backward(grad)
+
+    assert "stablehlo.convolution" not in jax.jit(both).lower(x, kernel, grad).as_text()
+    result, backward = jax.vjp(lambda x, k: plain(x, k, 2, 1), x, kernel)
+    for actual, expected in zip(both(x, kernel, grad), (result, *backward(grad)), strict=True):
+        assert error(actual, expected) < 2e-6
+
+
+def test_gradients_of_gradients():
+    x, kernel, _ = arrays(3, 3, 2, 1, channels=(32, 6))
+
+    def penalty(conv):
+        def gradient_norm(kernel):
+            return jnp.sum(jnp.square(jax.grad(lambda x: jnp.sum(jnp.sin(conv(x, kernel))))(x)))
+
+        return jax.grad(gradient_norm)(kernel / 10)
+
+    actual = penalty(lambda x, kernel: ops.conv2d(x, kernel, stride=2, padding=1))
+    assert error(actual, penalty(lambda x, kernel: plain(x, kernel, 2, 1))) < 1e-5
+
+
+def test_where_it_pays():
+    assert patches.pays(4 * 2 * 2, 512)
+    assert patches.pays(4 * 8 * 8, 512)
+    assert not patches.pays(4 * 16 * 16, 512)
+    assert not patches.pays(16 * 4 * 4, 256)
