@@ -178,8 +178,32 @@ class IRSEBackbone(nnx.Module):
         run = _run_recomputed if remat else Unit.__call__
         x = self.stem_prelu(self.stem_norm(self.stem_conv(images)))
         outputs = []
-        for i, unit in enumerate(self.body, start=1):
-            x = run(unit, x)
-            if i in self.group_ends:
-                outputs.append(x)
+        for start, end in itertools.pairwise((0, *self.group_ends)):
+            first, *others = self.body[start:end]
+            x = run(first, x)
+            if others:
+                x = _run_alike(others, x, run)
+            outputs.append(x)
         return outputs
+
+
+def _run_alike(units, x, run):
+    """Runs units of one shape one after another, as a scan that is compiled once for all.
+
+    The scan also ends the sums along the shortcuts: XLA would take the whole sum into the gradient
+    of every unit, and its work would grow with the square of the depth.
+    """
+    graph = nnx.graphdef(units[0])
+    states = [nnx.state(unit) for unit in units]
+    training = not units[0].norm1.use_running_average
+
+    def step(x, state):
+        unit = nnx.merge(graph, state)
+        x = run(unit, x)
+        return x, nnx.state(unit, nnx.BatchStat) if training else None
+
+    x, statistics = jax.lax.scan(step, x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
+    if training:
+        for i, unit in enumerate(units):
+            nnx.update(unit, jax.tree.map(lambda leaf, i=i: leaf[i], statistics))
+    return x
