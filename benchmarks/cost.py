@@ -41,28 +41,44 @@ def count(function, *arguments) -> dict[str, float]:
     Returns:
       "flops" and "bytes".
     """
+
+    def work(equation):
+        flops = _FLOPS[equation.primitive.name](equation)
+        return np.array([flops, _bytes([*equation.invars, *equation.outvars])])
+
+    flops, moved = _sum(_program(function, arguments), {name: work for name in _FLOPS}, np.zeros(2))
+    return {"flops": float(flops), "bytes": float(moved)}
+
+
+def count_primitives(names, function, *arguments) -> int:
+    """How often `function(*arguments)` runs JAX's primitives of these names."""
+    return _sum(_program(function, arguments), {name: lambda _: 1 for name in names}, 0)
+
+
+def _program(function, arguments):
+    """Its jaxpr, without gradients that nobody asks for, such as those of frozen weights."""
     jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
-    # Gradients that nobody asks for, such as those of frozen weights, are not computed.
-    jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    flops, moved = _count(jaxpr)
-    return {"flops": flops, "bytes": moved}
+    return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]
 
 
-def _count(jaxpr):
-    flops = moved = 0
+def _sum(jaxpr, costs, zero):
+    """The sum of what `costs`, by name of the primitive, say of the equations."""
+    total, by_platform = zero, set()
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
-        if name in _FLOPS:
-            flops += _FLOPS[name](equation)
-            moved += _bytes([*equation.invars, *equation.outvars])
-        else:
-            costs = [_count(inner) for inner in _programs(params)]
-            if name == "cond":
-                costs = [max(costs)]
-            times = params["length"] if name == "scan" else 1
-            flops += times * sum(cost[0] for cost in costs)
-            moved += times * sum(cost[1] for cost in costs)
-    return flops, moved
+        if name in costs:
+            total = total + costs[name](equation)
+            continue
+        if name == "platform_index":
+            by_platform.update(equation.outvars)
+        inner = [_sum(program, costs, zero) for program in _programs(params)]
+        if name == "cond":
+            # The last form of a platform's choice is the plain one.
+            plain = equation.invars[0] in by_platform
+            inner = inner[-1:] if plain else [max(inner, key=lambda cost: np.sum(cost))]
+        times = params["length"] if name == "scan" else 1
+        total = total + times * sum(inner, zero)
+    return total
 
 
 def _bytes(operands):

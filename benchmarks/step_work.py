@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import re
 import time
 from unittest import mock
 
@@ -23,6 +22,8 @@ from e4e_jax.training import losses, parallel
 from e4e_jax.training.encoder_step import STATE_SPECS
 
 RESOLUTION, IMAGE_SIZE = 1024, 256
+# All-gathers and their gradients, which batch normalisation alone has.
+_EXCHANGES = ("all_gather", "reduce_scatter")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +72,7 @@ def measure(batch: int, dtype=jnp.bfloat16, *, small=False, remat="none") -> Ste
         gradient_bytes=4 * encoder,
         head_parameters=_size(state.encoder["heads"]),
         backbone_backward=backbone_backward,
-        small_reductions=_exchanges_of_statistics(program, arguments),
+        small_reductions=cost.count_primitives(_EXCHANGES, program, *arguments),
         state_bytes=5 * 4 * encoder,
         frozen_bytes=4 * _size(frozen),
         residual_bytes=residuals,
@@ -101,12 +102,6 @@ def abstract_step(batch: int, dtype, *, resolution=None, small=False, remat="non
 def _abstract(make):
     """A module whose arrays are shapes only."""
     return nnx.eval_shape(lambda: make(nnx.Rngs(0)))
-
-
-def _exchanges_of_statistics(program, arguments):
-    """All-gathers and their gradients, which batch normalisation alone has."""
-    text = str(jax.make_jaxpr(program)(*arguments))
-    return len(re.findall(r"\b(all_gather|reduce_scatter)\[", text))
 
 
 def _encoder_and_loss(batch, dtype, small, remat):

@@ -181,7 +181,9 @@ class IRSEBackbone(nnx.Module):
         for start, end in itertools.pairwise((0, *self.group_ends)):
             first, *others = self.body[start:end]
             x = run(first, x)
-            if others:
+            if len(others) == 1:
+                x = run(others[0], x)
+            elif others:
                 x = _run_alike(others, x, run)
             outputs.append(x)
         return outputs

@@ -40,19 +40,19 @@ _OUTPUT, _KERNEL, _INPUT = _transforms()
 def pays(x_shape, kernel_shape) -> bool:
     """Whether `conv3x3` is worth it on a processor, by measurement.
 
-    Where channels are few for the width, the transforms cost more than the products they save; and
-    six convolutions take longer to compile than one, which only large ones make up for.
+    Where channels are few, the transforms cost more than the products they save; and six
+    convolutions take longer to compile than one, which only large ones make up for.
     """
-    height, width = x_shape[1:3]
     large = math.prod(x_shape[:3]) * math.prod(kernel_shape) >= 1e9  # multiplications
-    wide = min(kernel_shape[2:]) >= max(64, width // 2)
-    return kernel_shape[:2] == (3, 3) and height >= 14 and wide and large
+    wide = min(kernel_shape[2:]) >= 64
+    return kernel_shape[:2] == (3, 3) and x_shape[1] >= 14 and wide and large
 
 
 def weight_grad_pays(x_shape, grad_shape) -> bool:
     """The same of `weight_grad3x3`."""
     channels = (x_shape[3], grad_shape[3])
-    return min(channels) >= 128 and pays(x_shape, (3, 3, *channels))
+    wide = min(channels) >= max(128, x_shape[2] // 2)
+    return wide and pays(x_shape, (3, 3, *channels))
 
 
 def conv3x3(x, kernel):

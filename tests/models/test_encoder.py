@@ -20,7 +20,7 @@ SMALL = EncoderConfig(
     num_styles=6,
     style_dim=12,
     image_size=(32, 32),
-    backbone=IRSEConfig(widths=(8, 8, 12, 16), depths=(1, 1, 1, 1), squeeze_reduction=4),
+    backbone=IRSEConfig(widths=(8, 8, 12, 16), depths=(1, 1, 3, 1), squeeze_reduction=4),
     coarse=2,
     middle=3,
 )

@@ -16,7 +16,7 @@ from e4e_jax.models.batch_norm import BatchNorm
 from e4e_jax.models.irse import IRSEBackbone, IRSEConfig
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter")
-SMALL = IRSEConfig(widths=(8, 8, 12, 16), depths=(1, 2, 1, 1), squeeze_reduction=4)
+SMALL = IRSEConfig(widths=(8, 8, 12, 16), depths=(1, 2, 4, 1), squeeze_reduction=4)
 
 
 def images(*shape, seed=0):
