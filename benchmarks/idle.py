@@ -1,10 +1,12 @@
 """How long the device waits for the host: python -m benchmarks.idle [--steps 200].
 
 Trains by configs/toy.py as train.py does, with its pipeline, logs, validation, pictures and
-checkpoints, in a folder that is thrown away. Before and after it, the same compiled step runs on
-batches that lie on the device already, one after another. What the run takes longer is idle time:
-1 - steps · median of a step alone / duration of the run. Validation and pictures are work of the
-device too, and left out of that duration.
+checkpoints, in a folder that is thrown away. The device is idle between the end of a step and the
+start of the next; validation and pictures are work of the device too, and left out.
+
+Before and after the run, the same compiled step runs on batches that lie on the device already.
+What a step of the run takes longer than that is no idle time: it is what steps lose to host work on
+the same cores, where the device is a CPU.
 
 Every time between two steps is also put down to what the host did meanwhile. The first step, which
 compiles, does not count; the final table and bundle, which come after the training, neither.
@@ -154,6 +156,7 @@ def measure(config, steps: int, workdir) -> dict:
 
     steps -= 1  # the first has compiled
     waits = watch.waits()
+    idle = sum(seconds for name, seconds in waits.items() if name not in ON_DEVICE)
     wall = watch.finished - watch.ends[0]
     training = wall - sum(waits[name] for name in ON_DEVICE)
     median = statistics.median(alone)
@@ -169,7 +172,8 @@ def measure(config, steps: int, workdir) -> dict:
         "step_alone_spread_seconds": [min(alone), max(alone)],
         "loop_seconds": wall,
         "training_seconds": training,
-        "idle_share": 1 - steps * median / training,
+        "idle_share": idle / training,
+        "slowed_share": (training - idle - steps * median) / training,
         "between_steps_seconds": waits,
     }
 
@@ -184,6 +188,7 @@ def table(result) -> str:
         f"{'step alone, median':36}{result['step_alone_seconds']:9.4f} s ({low:.4f} to {high:.4f})",
         f"{str(result['steps']) + ' steps in the run':36}{training:9.2f} s",
         f"{'idle share of the device':36}{result['idle_share']:9.1%}",
+        f"{'steps slower than alone':36}{result['slowed_share']:9.1%}",
         "",
         "between steps",
     ]

@@ -74,6 +74,13 @@ def random_module(make: Callable[[nnx.Rngs], nnx.Module], seed: int = 0) -> nnx.
     return module
 
 
+def abstract_module(make: Callable[[nnx.Rngs], nnx.Module]) -> nnx.Module:
+    """A network whose arrays are shapes alone, in evaluation mode."""
+    module = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+    module.eval()
+    return module
+
+
 def jax_side(module: nnx.Module, function, name: str, *arrays) -> Side:
     """`function(module, *arrays)` compiled, with the variables as arguments of the program."""
     graph, state = nnx.split(module)

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from benchmarks import cost
 from benchmarks.encode import encoder_config
+from benchmarks.sides import abstract_module
 from benchmarks.synthesis import generator_config
 from benchmarks.train_step import make_networks, make_step
 from e4e_jax.inversion.invert import synthesize_like
@@ -87,7 +88,7 @@ def abstract_step(batch: int, dtype, *, resolution=None, small=False, remat="non
         networks = make_networks(resolution, small, dtype, lambda make: make(nnx.Rngs(0)))
         return make_step(*networks)[0](key)
 
-    encoder, discriminator, frozen = make_networks(resolution, small, dtype, _abstract)
+    encoder, discriminator, frozen = make_networks(resolution, small, dtype, abstract_module)
     state = jax.eval_shape(init, jax.random.key(0))
     # A device's W pools have a leading axis of the devices.
     pools = {"real_pool": state.real_pool, "fake_pool": state.fake_pool}
@@ -99,11 +100,6 @@ def abstract_step(batch: int, dtype, *, resolution=None, small=False, remat="non
     return program, (state.replace(**stacked), {"image": images}, frozen.split()[1])
 
 
-def _abstract(make):
-    """A module whose arrays are shapes only."""
-    return nnx.eval_shape(lambda: make(nnx.Rngs(0)))
-
-
 def _encoder_and_loss(batch, dtype, small, remat):
     """FLOPs of the backbone's backward pass, and bytes that both backward passes keep.
 
@@ -113,9 +109,9 @@ def _encoder_and_loss(batch, dtype, small, remat):
     resolution = IMAGE_SIZE if small else RESOLUTION
     config = generator_config(resolution, small)
     shape = encoder_config(IMAGE_SIZE, config.num_styles, small)
-    encoder = _abstract(lambda rngs: Encoder(shape, dtype=dtype, rngs=rngs))
+    encoder = abstract_module(lambda rngs: Encoder(shape, dtype=dtype, rngs=rngs))
     graph, params, rest = nnx.split(encoder, nnx.Param, ...)
-    frozen = make_networks(resolution, small, dtype, _abstract)[2]
+    frozen = make_networks(resolution, small, dtype, abstract_module)[2]
     frozen_graph, arrays = frozen.split()
     images = jax.ShapeDtypeStruct((batch, IMAGE_SIZE, IMAGE_SIZE, 3), jnp.float32)
     codes = jax.ShapeDtypeStruct((batch, shape.num_styles, shape.style_dim), jnp.float32)

@@ -1,5 +1,6 @@
 """Sides in processes of their own: what one allocates or sets up changes nothing for another."""
 
+import contextlib
 import gc
 import multiprocessing
 import traceback
@@ -56,13 +57,14 @@ class Worker:
         self._process.join()
 
     def _ask(self, what):
-        self._pipe.send(what)
+        with contextlib.suppress(BrokenPipeError):  # which `_receive` reports
+            self._pipe.send(what)
         return self._receive()
 
     def _receive(self):
         try:
             answer = self._pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             self._process.join()
             raise WorkerError(
                 f"the process of {self._name} ended with exit code {self._process.exitcode}"
