@@ -3,7 +3,7 @@
 Nothing runs. The step is traced with abstract arrays, its work is counted, and published rates of
 the devices turn it into times, at their peaks and at a share of them. With --compile the compiler's
 own count for this machine's CPU stands beside it (float32, some minutes), and with --unrolled that
-of the same step without the scan over the heads. The tables of docs/scaling.md are what this
+of the same step without the scans over heads and units. The tables of docs/scaling.md are what this
 prints.
 """
 
@@ -193,7 +193,7 @@ def main(argv=None):
     parser.add_argument("--remat", choices=REMAT, default="none", help="as config.remat")
     parser.add_argument("--compile", action="store_true", help="compile the step for the CPU too")
     parser.add_argument(
-        "--unrolled", action="store_true", help="with --compile: also with the heads one by one"
+        "--unrolled", action="store_true", help="with --compile: also without scans"
     )
     parser.add_argument("--small", action="store_true", help="tiny networks, to try the program")
     parser.add_argument("--json", metavar="PATH", help="write all numbers there")
@@ -225,8 +225,8 @@ def main(argv=None):
                 flags.batch, small=flags.small, remat=flags.remat, unrolled=unrolled
             )
             numbers = ", ".join(f"{key} {value:.4g}" for key, value in found.items())
-            heads = ", heads one by one" if unrolled else ""
-            print(f"\ncompiled for the CPU, float32{heads}: {numbers}")
+            scans = ", without scans" if unrolled else ""
+            print(f"\ncompiled for the CPU, float32{scans}: {numbers}")
             result[name] = found
     common.write_json(result, flags.json)
     return result

@@ -162,8 +162,8 @@ def compile_on_cpu(batch: int, *, small=False, remat="none", unrolled=False) -> 
       batch: images of the device.
       small: tiny networks.
       remat: as `make_encoder_step` takes it.
-      unrolled: traces and compiles the map-to-style heads one by one, as they would be without
-        the scan over them; to say what it saves.
+      unrolled: traces and compiles the map-to-style heads and the backbones' units one by one, as
+        they would be without the scans over them; to say what these save.
     """
     program, arguments = abstract_step(batch, jnp.float32, small=small, remat=remat)
     scan = mock.patch("jax.lax.scan", _one_by_one) if unrolled else contextlib.nullcontext()
