@@ -10,8 +10,8 @@ from jax.interpreters import partial_eval
 def compiled_cost(compiled) -> dict[str, float]:
     """The compiler's own account of one call.
 
-    XLA counts the body of a loop once, so the map-to-style heads, which are a scan, count as three
-    instead of L: `count` has them all.
+    XLA counts the body of a loop once, so a scan over heads or units counts as one of them: `count`
+    has them all.
 
     Returns:
       "flops" and "bytes", from `compiled.cost_analysis()`, fused as it will run, and

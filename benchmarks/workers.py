@@ -88,8 +88,9 @@ def _serve(pipe, make_case, case, side, flags):
         gc.collect()
         memory.start()
         run = timing.timed(built.run)
-        while (asked := pipe.recv()) is not None:
-            pipe.send(run() if asked == "run" else memory.read(torch_side=sides.is_torch(side)))
+        answers = {"run": run, "peak": lambda: memory.read(torch_side=sides.is_torch(side))}
+        while True:
+            pipe.send(answers[pipe.recv()]())
     except EOFError:
         pass  # nobody asks any more
     except Exception as error:

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -103,6 +105,16 @@ def test_different_functions_are_not_timed():
     assert common._compare(side(1.0), side(1.0 + 1e-6), "pytorch", "float32")["image"] < 2e-6
     with pytest.raises(common.Mismatch, match="not finite"):
         common._compare(side(np.nan), side(1.0), "pytorch", "float32")
+
+
+def killed_case(case, flags):
+    return common.Case(case, 1, {"ours": lambda: os.kill(os.getpid(), signal.SIGKILL)})
+
+
+def test_a_side_that_the_system_kills_is_named(capsys):
+    with pytest.raises(SystemExit):
+        common.run("synthesis", "", ["8x1"], killed_case, ["--repeats=1"])
+    assert "ours of 8x1 ended with exit code -9: was memory short?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
