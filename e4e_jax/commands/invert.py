@@ -88,6 +88,8 @@ def _run(flags):
         print(f"left out: {reason}")
     for name, note in (source.notes if flags.align else {}).items():
         print(f"{name}: {note}")
+    if outcome.count + outcome.already == 0:
+        raise ValueError(f"none of the {len(source)} images at {flags.images} could be inverted.")
     if jax.process_index() > 0:
         return
     there = f", {outcome.already} were there already" if outcome.already else ""

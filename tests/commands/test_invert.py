@@ -108,6 +108,15 @@ def test_an_image_that_cannot_be_decoded_is_named(inverter, images, tmp_path, ca
     assert run(images, tmp_path / "strict", inverter, "--max_bad_images=0") == 1
 
 
+def test_where_no_image_can_be_decoded_nothing_is_called_done(inverter, images, tmp_path, capsys):
+    broken = images / "broken.png"
+    broken.write_bytes((images / "a.png").read_bytes()[:60])
+    assert run(broken, tmp_path / "out", inverter) == 1
+    captured = capsys.readouterr()
+    assert "none of the 1 images at" in captured.err.splitlines()[-1]
+    assert "codes:" not in captured.out
+
+
 @pytest.mark.parametrize(
     "change, sentence",
     [
