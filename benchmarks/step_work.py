@@ -110,6 +110,7 @@ def _encoder_and_loss(batch, dtype, small, remat):
     config = generator_config(resolution, small)
     shape = encoder_config(IMAGE_SIZE, config.num_styles, small)
     encoder = abstract_module(lambda rngs: Encoder(shape, dtype=dtype, rngs=rngs))
+    encoder.train()
     graph, params, rest = nnx.split(encoder, nnx.Param, ...)
     frozen = make_networks(resolution, small, dtype, abstract_module)[2]
     frozen_graph, arrays = frozen.split()

@@ -41,13 +41,10 @@ def pays(x_shape, kernel_shape) -> bool:
     """Whether `conv3x3` is worth it on a processor, by measurement.
 
     Where channels are few, the transforms cost more than the products they save; and six
-    convolutions take longer to compile than one, which only large ones make up for. With 64
-    channels it pays as well, but is left to a generator's large images: in an encoder's first
-    layers its rounding counts most, and ReStyle's iterations multiply it.
+    convolutions take longer to compile than one, which only large ones make up for.
     """
-    width = x_shape[2]
     large = math.prod(x_shape[:3]) * math.prod(kernel_shape) >= 1e9  # multiplications
-    wide = min(kernel_shape[2:]) >= (64 if width >= 512 else 128)
+    wide = min(kernel_shape[2:]) >= 64
     return kernel_shape[:2] == (3, 3) and x_shape[1] >= 14 and wide and large
 
 
