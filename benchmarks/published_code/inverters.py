@@ -64,22 +64,31 @@ def inverter(trial: Trial, *, module="models.psp", name="pSp", iterations=None, 
 
 
 def _compare_iterations(trial, ours, network, images, iterations):
-    """ReStyle's loop, after which also float64 tells whose rounding a difference is."""
+    """ReStyle's loop, and each of its iterations alone: from codes that both sides have.
+
+    Returns the last codes of the published loop.
+    """
     import torch
     from utils.inference_utils import get_average_image, run_on_batch
 
-    def run(dtype):
-        network.to(dtype).latent_avg = network.latent_avg.to(dtype)
+    def run(start, count, dtype=torch.float32):  # codes [L, D] -> the codes after each iteration
+        network.to(dtype).latent_avg = torch.as_tensor(start).to(dtype)
+        network.opts.n_iters_per_batch, network.opts.resize_outputs = count, True
         average = get_average_image(network, network.opts).to(dtype)
         _, codes = run_on_batch(to_tensor(images).to(dtype), network, network.opts, average)
-        return [np.stack(steps) for steps in zip(*codes.values(), strict=True)]
+        return np.stack(codes[0])[:, None]  # of the only image
 
-    network.opts.n_iters_per_batch, network.opts.resize_outputs = iterations, True
-    published, found = run(torch.float32), [ours.encode(images, i + 1) for i in range(iterations)]
-    exact = run(torch.float64)
+    average = network.latent_avg
+    found = [ours.encode(images, i + 1) for i in range(iterations)]
+    for i, start in enumerate([average, *(np.array(codes[0]) for codes in found[:-1])]):
+        trial.compare(f"codes, iteration {i + 1} alone", found[i], run(start, 1)[0])
+    published, exact = run(average, iterations), run(average, iterations, torch.float64)
+    for i in range(1, iterations):
+        trial.compare(f"codes after {i + 1} iterations", found[i], published[i])
+        # On random weights an iteration multiplies differences. How much: that of exact codes
+        # which start from ours, and that of the published code's own rounding.
+        moved = run(np.array(found[i - 1][0]), 1, torch.float64)[0]
+        trial.compare("  float64, from ours beside from its own", moved, exact[i])
+        trial.compare("  published float32 beside float64", published[i], exact[i])
     network.float()
-    for i, codes in enumerate(published):
-        trial.compare(f"codes, {i + 1} of {iterations} iterations", found[i], codes)
-        trial.compare(f"  ours beside float64, {i + 1}", found[i], exact[i])
-        trial.compare(f"  published float32 beside float64, {i + 1}", codes, exact[i])
     return torch.from_numpy(published[-1])
