@@ -86,6 +86,8 @@ def _serve(pipe, make_case, case, side, flags):
         pipe.send((built.results, built.compile_seconds, built.compiled, built.counted))
         built.results.clear()  # only the comparison needs them
         gc.collect()
+        if is_tuned(side, flags.settings):
+            process.retire_free_pieces()
         memory.start()
         run = timing.timed(built.run)
         answers = {"run": run, "peak": lambda: memory.read(torch_side=sides.is_torch(side))}

@@ -2,12 +2,16 @@
 
 import ctypes
 import os
+import re
 
 import jax
 import jaxlib
 
 # glibc's <malloc.h>
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+
+# Bytes of the free pieces that `retire_free_pieces` takes: XLA's convolutions ask for such blocks.
+_RETIRED = range(8 << 10, 1 << 20)
 
 # XLA:CPU's library of fused kernels is the fast one for reductions, and the slow one for
 # convolutions (3x3 with stride 2 at 64x64x512: 136 instead of 173 GFLOP/s on two cores).
@@ -54,6 +58,45 @@ def keep_freed_memory() -> None:
     mallopt(_ARENA_MAX, 1)  # other arenas cannot grow beyond 64 MB
     mallopt(_MMAP_MAX, 0)
     mallopt(_TRIM_THRESHOLD, -1)
+
+
+def retire_free_pieces() -> None:
+    """Takes the pieces that a compilation has left free out of malloc's lists, for good.
+
+    To be called once a large program is compiled. A training step's leaves about 15,000 pieces of
+    8 KB to 1 MB between what it keeps, and malloc walks through them for the workspace of every
+    block of a convolution: a fifth of the step. Their pages go back to Linux. Other C libraries
+    are left as they are.
+    """
+    try:
+        libc = ctypes.CDLL(None)
+        malloc, free, trim = libc.malloc, libc.free, libc.malloc_trim
+        _ = libc.malloc_info
+    except (AttributeError, OSError, TypeError):
+        return
+    malloc.restype, malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    free.argtypes = [ctypes.c_void_p]
+    trim(0)
+    free(malloc(_RETIRED.stop))  # sorts what was freed last into the lists
+    # The rest of a split piece joins a list of smaller ones, which the next round takes.
+    for _ in range(3):
+        for size, count in sorted(_free_pieces(libc), reverse=True):
+            if size in _RETIRED:
+                for _ in range(count):
+                    malloc(size - ctypes.sizeof(ctypes.c_size_t))
+
+
+def _free_pieces(libc):
+    """malloc's lists of free pieces: [(bytes of the smallest piece, pieces)]."""
+    text, length = ctypes.c_char_p(), ctypes.c_size_t()
+    libc.open_memstream.restype = ctypes.c_void_p
+    stream = ctypes.c_void_p(libc.open_memstream(ctypes.byref(text), ctypes.byref(length)))
+    libc.malloc_info(0, stream)
+    libc.fclose(stream)
+    first_arena = text.value.decode().split("</sizes>")[0]
+    libc.free(text)
+    found = re.findall(r'<size from="(\d+)" to="\d+" total="\d+" count="(\d+)"/>', first_arena)
+    return [(int(size) & ~15, int(count)) for size, count in found]  # the low bits are flags
 
 
 def choose_xla_flags() -> None:

@@ -27,6 +27,19 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 touch()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
+PIECES = """
+import ctypes
+from e4e_jax import process
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+process.keep_freed_memory()
+blocks = [libc.malloc(ctypes.c_size_t(size)) for size in range(80_000, 120_000, 160) for _ in "ab"]
+pieces = blocks[::2]  # what lies between them stays
+for piece in pieces:
+    libc.free(ctypes.c_void_p(piece))
+{setting}
+print(sum(libc.malloc(ctypes.c_size_t(80_000)) in pieces for _ in range(50)))
+"""
 FLAGS = """
 import os, jax
 from e4e_jax import process
@@ -64,6 +77,12 @@ def test_freed_memory_is_used_again():
     default = int(run(ALLOCATE.format(setting="")))
     kept = int(run(ALLOCATE.format(setting="process.keep_freed_memory()")))
     assert default > 100 * (kept + 1)  # pages that Linux cleared anew: 65,536 of 4 KiB, or large
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="malloc of Linux")
+def test_retired_pieces_are_not_used_again():
+    assert int(run(PIECES.format(setting=""))) == 50
+    assert int(run(PIECES.format(setting="process.retire_free_pieces()"))) == 0
 
 
 @pytest.mark.skipif(not jaxlib.__version__.startswith("0.10."), reason="flags of that version")

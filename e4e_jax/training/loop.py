@@ -5,6 +5,7 @@ import os
 
 import jax
 
+from e4e_jax import process
 from e4e_jax.data.images import save_png
 from e4e_jax.training import hooks, parallel
 from e4e_jax.training.checkpoints import Checkpoints
@@ -66,7 +67,7 @@ def run_loop(run: Run, config, mesh, workdir: str) -> None:
         if restored is not None:
             progress.write(f"Going on from {checkpoints.path(step)}.")
         saved = step if restored is not None else None
-        metrics, validation = {}, {}
+        metrics, validation, compiled = {}, {}, False
 
         def save():
             """Never a state whose losses are not finite: it would be called the last good one."""
@@ -79,7 +80,9 @@ def run_loop(run: Run, config, mesh, workdir: str) -> None:
         while step < config.total_steps and not stop.requested:
             state, metrics = run.step(state, parallel.put_batch(next(batches), mesh))
             step += 1
-            validation = {}
+            if not compiled and jax.default_backend() == "cpu":
+                process.retire_free_pieces()
+            compiled, validation = True, {}
             last = step == config.total_steps
             if last or step % config.log_every == 0:
                 metrics = {name: float(value) for name, value in metrics.items()}
