@@ -65,8 +65,8 @@ def retire_free_pieces() -> None:
 
     To be called once a large program is compiled. A training step's leaves more than 10,000
     pieces of 32 KB and more, and more still of 8 KB, between what it keeps; malloc walks through
-    them for the workspace of every block of a convolution: a fifth of the step. Their pages go back to Linux. Other C
-    libraries are left as they are.
+    them for the workspace of every block of a convolution: a fifth of the step. Their pages go
+    back to Linux. Other C libraries are left as they are.
     """
     try:
         libc = ctypes.CDLL(None)
