@@ -27,7 +27,7 @@ def main(argv):
     from e4e_jax.process import set_up
     from e4e_jax.training import hooks, loop, parallel
 
-    set_up()
+    set_up(training=True)
     config = _CONFIG.value
     workdir = os.path.abspath(_WORKDIR.value or os.path.join("runs", config.name))
     try:

@@ -45,7 +45,7 @@ class Mismatch(ValueError):
     """Two sides do not compute the same function."""
 
 
-def run(name, description, default_cases, make_case, argv=None, *, peer=False) -> dict:
+def run(name, description, default_cases, make_case, argv=None, *, peer=False, training=False):
     """Runs a comparison: `python -m benchmarks.<name>`.
 
     Args:
@@ -55,14 +55,17 @@ def run(name, description, default_cases, make_case, argv=None, *, peer=False) -
       make_case: (name of a case, flags) -> `Case`; raises ValueError for a name that is none.
       argv: command line; None for that of the process.
       peer: whether --peer means anything here.
+      training: whether the sides train, see `process.set_up` and `process.settle_memory`.
 
     Returns:
-      What --json writes.
+      What --json writes, a dictionary.
     """
     flags = _parser(name, description, default_cases, peer).parse_args(argv)
+    flags.training = training
     if getattr(flags, "peer", None):
         flags.peer = os.path.abspath(flags.peer)
-    process.keep_freed_memory()  # for the ceilings
+    process.keep_freed_memory()  # both for the ceilings
+    process.settle_memory()
     sides.set_precision(flags.precision)
     try:
         cases = [make_case(case, flags) for case in flags.cases]

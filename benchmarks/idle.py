@@ -206,7 +206,7 @@ def main(argv=None):
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--json", metavar="PATH", help="write all numbers there")
     flags = parser.parse_args(argv)
-    process.tune()
+    process.tune(training=True)
     if flags.steps < 2:
         parser.error(f"--steps is {flags.steps}; expected at least 2")
     config = toy.get_config()

@@ -217,7 +217,7 @@ def main(argv=None):
     parser.add_argument("--remat", nargs="+", choices=REMAT[1:], default=())
     own, rest = parser.parse_known_args(argv)
     make = functools.partial(make_case, remat=own.remat)
-    return common.run("train_step", __doc__, ["256x4"], make, rest)
+    return common.run("train_step", __doc__, ["256x4"], make, rest, training=True)
 
 
 if __name__ == "__main__":

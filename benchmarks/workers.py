@@ -79,15 +79,15 @@ def _serve(pipe, make_case, case, side, flags):
     """The program of the process: builds, then answers until the other end is closed."""
     try:
         if is_tuned(side, flags.settings):
-            process.tune()
+            process.tune(training=flags.training)
         sides.set_precision(flags.precision)
         memory = machine.PeakMemory()
         built = make_case(case, flags).builders[side]()
         pipe.send((built.results, built.compile_seconds, built.compiled, built.counted))
         built.results.clear()  # only the comparison needs them
         gc.collect()
-        if is_tuned(side, flags.settings):
-            process.retire_free_pieces()
+        if flags.training and is_tuned(side, flags.settings):
+            process.settle_memory()
         memory.start()
         run = timing.timed(built.run)
         answers = {"run": run, "peak": lambda: memory.read(torch_side=sides.is_torch(side))}

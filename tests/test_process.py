@@ -1,3 +1,4 @@
+import mmap
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from e4e_jax import process
 {setting}
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
-size = 256 << 20
+size = {megabytes} << 20
 def touch():
     block = libc.malloc(ctypes.c_size_t(size))
     ctypes.memset(block, 1, size)
@@ -43,12 +44,13 @@ print(sum(libc.malloc(ctypes.c_size_t(80_000)) in pieces for _ in range(50)))
 FLAGS = """
 import os, jax
 from e4e_jax import process
-process.choose_xla_flags()
-process.choose_xla_flags()
+process.tune(training={training})
+process.tune(training={training})
 jax.devices()
 print(os.environ.get("XLA_FLAGS", ""))
 """
-FLAG = "--xla_cpu_experimental_ynn_fusion_type"
+FUSION_TYPE = "--xla_cpu_experimental_ynn_fusion_type"
+SCHEDULER = "--xla_cpu_enable_concurrency_optimized_scheduler"
 
 
 def run(program, **variables):
@@ -73,21 +75,34 @@ def test_programs_are_kept_in_the_users_cache_or_where_they_say(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="malloc of Linux")
-def test_freed_memory_is_used_again():
-    default = int(run(ALLOCATE.format(setting="")))
-    kept = int(run(ALLOCATE.format(setting="process.keep_freed_memory()")))
-    assert default > 100 * (kept + 1)  # pages that Linux cleared anew: 65,536 of 4 KiB, or large
+@pytest.mark.parametrize(
+    "setting, megabytes, kept",
+    [
+        ("", 16, False),
+        ("process.keep_freed_memory()", 16, True),
+        ("process.keep_freed_memory()", 256, False),
+        ("process.keep_freed_memory(); process.settle_memory()", 256, True),
+    ],
+)
+def test_freed_memory_is_used_again(setting, megabytes, kept):
+    cleared = int(run(ALLOCATE.format(setting=setting, megabytes=megabytes)))
+    pages = (megabytes << 20) // mmap.PAGESIZE
+    assert cleared < 5 if kept else cleared >= pages / 512  # of 2 MiB where Linux can
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="malloc of Linux")
 def test_retired_pieces_are_not_used_again():
     assert int(run(PIECES.format(setting=""))) == 50
-    assert int(run(PIECES.format(setting="process.retire_free_pieces()"))) == 0
+    assert int(run(PIECES.format(setting="process.settle_memory()"))) == 0
 
 
 @pytest.mark.skipif(not jaxlib.__version__.startswith("0.10."), reason="flags of that version")
 def test_xla_flags_are_added_once_and_the_users_stay():
-    assert run(FLAGS) == f"{FLAG}=-individual_convolution"
+    using, training = FLAGS.format(training=False), FLAGS.format(training=True)
+    ours = f"{FUSION_TYPE}=-individual_convolution"
+    assert run(using) == ours
+    assert run(training) == f"{ours} {SCHEDULER}=false"
     devices = "--xla_force_host_platform_device_count=2"
-    assert run(FLAGS, XLA_FLAGS=devices) == f"{devices} {FLAG}=-individual_convolution"
-    assert run(FLAGS, XLA_FLAGS=f"{FLAG}=-reduce") == f"{FLAG}=-reduce"
+    assert run(using, XLA_FLAGS=devices) == f"{devices} {ours}"
+    assert run(using, XLA_FLAGS=f"{FUSION_TYPE}=-reduce") == f"{FUSION_TYPE}=-reduce"
+    assert run(training, XLA_FLAGS=f"{SCHEDULER}=true") == f"{SCHEDULER}=true {ours}"

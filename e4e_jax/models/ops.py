@@ -2,8 +2,8 @@
 
 Everything here is algebraically the operation of StyleGAN2's CUDA code; the tests hold each one
 against its plain form. The choices (activations scaled instead of per-sample weights, the FIR as
-shifted adds, the gradients of convolutions spelled out, `winograd` and `patches` on a CPU) are the
-measured ones.
+shifted adds, the gradients of convolutions spelled out, `winograd`, `phases` and `patches` on a
+CPU) are the measured ones.
 """
 
 import functools
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from e4e_jax.models import patches, winograd
+from e4e_jax.models import patches, phases, winograd
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -190,9 +190,13 @@ def _input_grad(grad, kernel, stride, padding, size):
             dimension_numbers=_LAYOUT,
         )
 
-    if not patches.pays(math.prod(grad.shape[:3]), kernel.shape[2]):
+    if patches.pays(math.prod(grad.shape[:3]), kernel.shape[2]):
+        form = patches.input_grad
+    elif stride > 1 and phases.pays(grad.shape, kernel.shape):
+        form = phases.input_grad
+    else:
         return plain(grad, kernel)
-    cpu = functools.partial(patches.input_grad, stride=stride, padding=padding, size=size)
+    cpu = functools.partial(form, stride=stride, padding=padding, size=size)
     return lax.platform_dependent(grad, kernel, cpu=cpu, default=plain)
 
 

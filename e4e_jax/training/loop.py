@@ -81,7 +81,7 @@ def run_loop(run: Run, config, mesh, workdir: str) -> None:
             state, metrics = run.step(state, parallel.put_batch(next(batches), mesh))
             step += 1
             if not compiled and jax.default_backend() == "cpu":
-                process.retire_free_pieces()
+                process.settle_memory()
             compiled, validation = True, {}
             last = step == config.total_steps
             if last or step % config.log_every == 0:
