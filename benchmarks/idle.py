@@ -147,6 +147,7 @@ def measure(config, steps: int, workdir) -> dict:
     count = max(steps // 5, 2)
     steps_alone(run.step, first, batches, 2)
     run.validate(first), run.picture(first)  # compiled before they are timed
+    process.settle_memory()  # as the loop does after its first step
 
     alone = steps_alone(run.step, first, batches, count)
     watch = Watch(run)

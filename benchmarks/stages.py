@@ -99,6 +99,9 @@ def measure(case, *, precision="float32", repeats=10, small=False) -> dict:
         for name, stage in stages.items()
     }
     runs[NO_HEADS] = timing.timed(lambda: floor.run(step_number(0)))
+    for run in runs.values():
+        run()
+    process.settle_memory()  # as the training loop does after its first step
     timings = timing.alternate(runs, repeats=repeats)
     slowest = timings[f"stage {last}"].median
     rows = {

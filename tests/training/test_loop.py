@@ -171,7 +171,9 @@ def test_a_loss_that_turns_nan_stops_the_run(folder, tmp_path):
     assert "at step" in output and "checkpoint" in output and "Traceback" not in output
 
 
-def test_generator_and_features_runs_leave_bundles(folder, tmp_path, capsys):
+def test_generator_and_features_runs_leave_bundles(folder, tmp_path, capsys, monkeypatch):
+    settled = []
+    monkeypatch.setattr(loop.process, "settle_memory", lambda: settled.append(True))
     config = toy_generator.get_config()
     config.batch_size, config.total_steps, config.fid_samples = 4, 3, 100
     config.validation_batch_size = 4
@@ -206,5 +208,6 @@ def test_generator_and_features_runs_leave_bundles(folder, tmp_path, capsys):
     network = bundle.load_network(str(tmp_path / "features" / "bundle"))
     assert network(np.zeros((2, 64, 64, 3), np.float32)).shape == (2, 11)
 
+    assert len(settled) == 3  # once in each run
     output = capsys.readouterr().out
     assert "untrained generator" in output and "R2 on 6 held-out images" in output
