@@ -3,6 +3,7 @@
 Without arguments it trains e4e on the built-in toy domain.
 """
 
+import math
 import os
 import sys
 
@@ -27,8 +28,8 @@ def main(argv):
     from e4e_jax.process import set_up
     from e4e_jax.training import hooks, loop, parallel
 
-    set_up(training=True)
     config = _CONFIG.value
+    set_up(memory_first=_are_large(config.data.image_size))
     workdir = os.path.abspath(_WORKDIR.value or os.path.join("runs", config.name))
     try:
         parallel.initialize_distributed(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
@@ -36,6 +37,12 @@ def main(argv):
     except (ValueError, OSError, hooks.NonFiniteLoss) as error:
         logging.debug("What failed:", exc_info=True)
         _fail(error)
+
+
+def _are_large(size):
+    """Whether images of this [height, width] fill a processor's cores; a bad size is told later."""
+    known = isinstance(size, tuple) and all(isinstance(n, int) for n in size)
+    return known and math.prod(size) >= 128 * 128  # measured at 256x256, and not so at 64x64
 
 
 def _fail(reason):

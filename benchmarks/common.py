@@ -55,7 +55,7 @@ def run(name, description, default_cases, make_case, argv=None, *, peer=False, t
       make_case: (name of a case, flags) -> `Case`; raises ValueError for a name that is none.
       argv: command line; None for that of the process.
       peer: whether --peer means anything here.
-      training: whether the sides train, see `process.set_up` and `process.settle_memory`.
+      training: whether the sides train large networks, as train.py and its loop set that up.
 
     Returns:
       What --json writes, a dictionary.

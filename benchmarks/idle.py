@@ -207,7 +207,7 @@ def main(argv=None):
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--json", metavar="PATH", help="write all numbers there")
     flags = parser.parse_args(argv)
-    process.tune(training=True)
+    process.tune()
     if flags.steps < 2:
         parser.error(f"--steps is {flags.steps}; expected at least 2")
     config = toy.get_config()

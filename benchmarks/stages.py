@@ -164,7 +164,7 @@ def main(argv=None):
     parser.add_argument("--small", action="store_true", help="tiny networks, to try the program")
     parser.add_argument("--json", metavar="PATH", help="write all numbers there")
     flags = parser.parse_args(argv)
-    process.tune(training=True)
+    process.tune(memory_first=True)
     try:
         result = measure(
             flags.case, precision=flags.precision, repeats=flags.repeats, small=flags.small

@@ -79,7 +79,7 @@ def _serve(pipe, make_case, case, side, flags):
     """The program of the process: builds, then answers until the other end is closed."""
     try:
         if is_tuned(side, flags.settings):
-            process.tune(training=flags.training)
+            process.tune(memory_first=flags.training)
         sides.set_precision(flags.precision)
         memory = machine.PeakMemory()
         built = make_case(case, flags).builders[side]()

@@ -44,8 +44,8 @@ print(sum(libc.malloc(ctypes.c_size_t(80_000)) in pieces for _ in range(50)))
 FLAGS = """
 import os, jax
 from e4e_jax import process
-process.tune(training={training})
-process.tune(training={training})
+process.tune(memory_first={memory_first})
+process.tune(memory_first={memory_first})
 jax.devices()
 print(os.environ.get("XLA_FLAGS", ""))
 """
@@ -98,11 +98,11 @@ def test_retired_pieces_are_not_used_again():
 
 @pytest.mark.skipif(not jaxlib.__version__.startswith("0.10."), reason="flags of that version")
 def test_xla_flags_are_added_once_and_the_users_stay():
-    using, training = FLAGS.format(training=False), FLAGS.format(training=True)
+    plain, memory_first = (FLAGS.format(memory_first=value) for value in (False, True))
     ours = f"{FUSION_TYPE}=-individual_convolution"
-    assert run(using) == ours
-    assert run(training) == f"{ours} {SCHEDULER}=false"
+    assert run(plain) == ours
+    assert run(memory_first) == f"{ours} {SCHEDULER}=false"
     devices = "--xla_force_host_platform_device_count=2"
-    assert run(using, XLA_FLAGS=devices) == f"{devices} {ours}"
-    assert run(using, XLA_FLAGS=f"{FUSION_TYPE}=-reduce") == f"{FUSION_TYPE}=-reduce"
-    assert run(training, XLA_FLAGS=f"{SCHEDULER}=true") == f"{SCHEDULER}=true {ours}"
+    assert run(plain, XLA_FLAGS=devices) == f"{devices} {ours}"
+    assert run(plain, XLA_FLAGS=f"{FUSION_TYPE}=-reduce") == f"{FUSION_TYPE}=-reduce"
+    assert run(memory_first, XLA_FLAGS=f"{SCHEDULER}=true") == f"{SCHEDULER}=true {ours}"
