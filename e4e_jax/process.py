@@ -20,7 +20,7 @@ _TESTED_JAXLIB = "0.10."
 _FUSION_TYPE = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
 
 # The order of operations that frees memory soonest, instead of the one that lets most of them run
-# at once: 1.4 GB less for the encoder's step at 256x256, and 1 to 3% more time, since its large
+# at once: 1.4 GB less for the encoder's step at 256x256, and 1 to 5% more time, since its large
 # operations fill the cores one by one. Small ones do not: the toy step takes a tenth more.
 _MEMORY_FIRST = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 
