@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from e4e_jax.models.encoder import Encoder
 from e4e_jax.models.stylegan2 import Generator
@@ -46,10 +47,10 @@ def synthesize_like(generator: Generator, codes, size, **noise):
     generator draws a square with bands above and below, which are cut off.
     """
     images = generator.synthesis(codes, **noise)  # [B, R, R, 3]
-    batch, side, _, channels = images.shape
+    side = images.shape[1]
     height, width = size
     if side > width:
-        area = side // width
-        images = images.reshape(batch, width, area, width, area, channels).mean(axis=(2, 4))
+        area = (side // width, side // width)
+        images = nnx.avg_pool(images, area, strides=area)
     band = (width - height) // 2
     return images[:, band : band + height]

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from e4e_jax.models import patches, phases, winograd
+from e4e_jax.models import blocks, patches, phases, winograd
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -64,7 +64,7 @@ def downsample_conv2d(x, kernel):
     return conv2d(_blur(x, 2, 1.0), kernel, stride=2)
 
 
-def modulated_conv2d(x, kernel, style, *, demodulate=True, up=False):
+def modulated_conv2d(x, kernel, style, *, up=False, in_blocks=False):
     """Convolution whose input channels are scaled per example (StyleGAN2, section 2.2).
 
     Scaling the activations by the style, convolving once with the shared weights and scaling the
@@ -73,21 +73,28 @@ def modulated_conv2d(x, kernel, style, *, demodulate=True, up=False):
 
     Args:
       x: [B, H, W, I].
-      kernel: [k, k, I, O], already equalised.
+      kernel: [3, 3, I, O], already equalised.
       style: [B, I] float32.
-      demodulate: normalise each output channel to unit expected variance.
       up: double the resolution.
+      in_blocks: the result is in `blocks` of 2x2 positions, and so is `x` without `up`.
 
     Returns:
       [B, H, W, O], or [B, 2H, 2W, O] with `up`, in the type of `x`.
     """
-    x = x * style[:, None, None, :].astype(x.dtype)
-    x = upsample_conv2d(x, kernel) if up else conv2d(x, kernel, padding=kernel.shape[0] // 2)
-    if demodulate:
-        power = jnp.sum(jnp.square(kernel), axis=(0, 1))  # [I, O]
-        factor = lax.rsqrt(jnp.square(style) @ power + 1e-8)  # [B, O]
-        x = x * factor[:, None, None, :].astype(x.dtype)
-    return x
+    x = _scale(x, style)
+    if in_blocks:
+        make = blocks.upsample_kernel if up else blocks.conv_kernel
+        x = conv2d(x, make(kernel), padding=1)
+    else:
+        x = upsample_conv2d(x, kernel) if up else conv2d(x, kernel, padding=1)
+    power = jnp.sum(jnp.square(kernel), axis=(0, 1))  # [I, O]
+    return _scale(x, lax.rsqrt(jnp.square(style) @ power + 1e-8))
+
+
+def _scale(x, factors):
+    """x [B, H, W, n C] times factors [B, C]; n is 1, or the positions of a block."""
+    factors = jnp.tile(factors, x.shape[3] // factors.shape[1])
+    return x * factors[:, None, None, :].astype(x.dtype)
 
 
 def upsample(x):

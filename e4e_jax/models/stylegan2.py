@@ -1,13 +1,14 @@
 """The StyleGAN2 generator (Karras et al. 2020, arXiv 1912.04958, configuration F)."""
 
 import dataclasses
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from e4e_jax.models import ops
+from e4e_jax.models import blocks, ops
 from e4e_jax.models.layers import EqualLinear, leaky_relu, normalize_second_moment
 
 
@@ -88,13 +89,21 @@ class StyledConv(nnx.Module):
         self.up = up
         self.clamp = clamp
 
-    def __call__(self, x, style, noise):
-        """x [B, H, W, I], style [B, I], noise [B or 1, H', W'] or None -> [B, H', W', O]."""
+    def __call__(self, x, style, noise, *, in_blocks=False):
+        """x [B, H, W, I], style [B, I], noise [B or 1, H', W'] or None -> [B, H', W', O].
+
+        With `in_blocks` the result is in `blocks` of 2x2 positions, and so is x without `up`.
+        """
         kernel = self.kernel[...] / math.sqrt(9 * self.kernel.shape[2])
-        x = ops.modulated_conv2d(x, kernel, style, up=self.up)
+        x = ops.modulated_conv2d(x, kernel, style, up=self.up, in_blocks=in_blocks)
+        bias = self.bias[...].astype(x.dtype)
         if noise is not None:
-            x = x + (noise[..., None] * self.noise_strength[...]).astype(x.dtype)
-        x = leaky_relu(x + self.bias[...].astype(x.dtype))
+            noise = (noise[..., None] * self.noise_strength[...]).astype(x.dtype)
+        if in_blocks:
+            bias = jnp.tile(bias, 4)
+            if noise is not None:
+                noise = jnp.repeat(blocks.from_image(noise), self.bias.size, axis=3)
+        x = leaky_relu((x if noise is None else x + noise) + bias)
         return x if self.clamp is None else jnp.clip(x, -self.clamp, self.clamp)
 
 
@@ -107,11 +116,17 @@ class ToRGB(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((3,)))
         self.clamp = clamp
 
-    def __call__(self, x, style):
-        """x [B, H, W, I], style [B, I] -> RGB [B, H, W, 3] float32."""
+    def __call__(self, x, style, *, in_blocks=False):
+        """x [B, H, W, I], in blocks or not, style [B, I] -> RGB [B, H, W, 3] float32."""
         kernel = self.kernel[...] / math.sqrt(self.kernel.shape[2])
-        rgb = ops.modulated_conv2d(x, kernel, style, demodulate=False)
-        rgb = rgb.astype(jnp.float32) + self.bias[...]
+        weights = style[:, :, None] * kernel[0, 0]  # [B, I, 3]
+        if in_blocks:  # each position by itself
+            weights = jax.vmap(lambda matrix: jnp.kron(jnp.eye(4), matrix))(weights)
+        # One matrix for each example: of so few channels that is less work than scaling x.
+        rgb = jnp.einsum(
+            "bhwi,bio->bhwo", x, weights.astype(x.dtype), preferred_element_type=jnp.float32
+        )
+        rgb = (blocks.to_image(rgb) if in_blocks else rgb) + self.bias[...]
         return rgb if self.clamp is None else jnp.clip(rgb, -self.clamp, self.clamp)
 
 
@@ -158,19 +173,36 @@ class SynthesisNetwork(nnx.Module):
         Returns:
           [B, R, R, 3] float32.
         """
-        recompute = jax.checkpoint if remat else lambda layer: layer
         styles = self.styles(w_plus) if styles is None else styles
-        x = jnp.broadcast_to(self.constant[...], (w_plus.shape[0], *self.constant.shape))
-        x = x.astype(self.dtype)
-        rgb = None
+        noises = [_layer_noise(conv, i, noise, keys) for i, conv in enumerate(self.convs)]
+
+        def run(module, *args, in_blocks=False):
+            call = functools.partial(module, in_blocks=in_blocks)
+            return (jax.checkpoint(call) if remat else call)(*args)
+
         # Style i goes to convolution i; the toRGB behind convolution i shares style i + 1 with
         # the next resolution's up-convolution.
-        for i, conv in enumerate(self.convs):
-            x = recompute(conv)(x, styles[i], _layer_noise(conv, i, noise, keys))
-            if not conv.up:
-                to_rgb = self.to_rgbs[i // 2]
-                new = recompute(to_rgb)(x, to_rgb.modulation(w_plus[:, i + 1]))
-                rgb = new if rgb is None else ops.upsample(rgb) + new
+        def to_rgb(i, x, **form):
+            layer = self.to_rgbs[i // 2]
+            return run(layer, x, layer.modulation(w_plus[:, i + 1]), **form)
+
+        def double(i, x, rgb, in_blocks=False):
+            """The layers of the next resolution, of which convolution i is the first."""
+            for j in (i, i + 1):
+                x = run(self.convs[j], x, styles[j], noises[j], in_blocks=in_blocks)
+            rgb = ops.upsample(rgb) + to_rgb(i + 1, x, in_blocks=in_blocks)
+            return blocks.to_image(x) if in_blocks else x, rgb
+
+        x = jnp.broadcast_to(self.constant[...], (w_plus.shape[0], *self.constant.shape))
+        x = run(self.convs[0], x.astype(self.dtype), styles[0], noises[0])
+        rgb = to_rgb(0, x)
+        for i in range(1, len(self.convs), 2):
+            plain = functools.partial(double, i)
+            if blocks.pays(self.convs[i].noise.shape[0], self.convs[i].bias.size):
+                tpu = functools.partial(double, i, in_blocks=True)
+                x, rgb = jax.lax.platform_dependent(x, rgb, tpu=tpu, default=plain)
+            else:
+                x, rgb = plain(x, rgb)
         return rgb
 
 

@@ -39,11 +39,6 @@ CASES = {
         partial(ops.modulated_conv2d, up=True),
         partial(reference.modulated_conv2d, up=True),
     ),
-    "modulated conv 1x1": (
-        "x kernel1 style",
-        partial(ops.modulated_conv2d, demodulate=False),
-        partial(reference.modulated_conv2d, demodulate=False),
-    ),
 }
 
 

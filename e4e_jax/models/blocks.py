@@ -1,0 +1,81 @@
+"""Large images of few channels as blocks of 2x2 positions, for TPUs.
+
+A TPU computes with vectors of 128 channels: of an image with 32, three quarters of what it moves
+and fifteen sixteenths of what it multiplies would be padding. Here the four positions of a block
+are channels. A 3x3 convolution becomes one of 3x3 blocks, with a kernel that is zero for three
+quarters, and the FIR behind an upsampling convolution becomes part of its kernel.
+"""
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+_CHANNELS = 128  # of a vector
+_POSITIONS = tuple(itertools.product(range(2), repeat=2))
+
+
+def pays(resolution: int, channels: int) -> bool:
+    """Whether a generator's layers of this size are worth it on a TPU, as its compiler has it."""
+    return resolution >= 256 and channels < _CHANNELS
+
+
+def from_image(x):
+    """[B, H, W, C] -> [B, H/2, W/2, 4 C]; positions row by row, each with its channels."""
+    return jnp.concatenate([x[:, i::2, j::2] for i, j in _POSITIONS], axis=3)
+
+
+def to_image(x):
+    """[B, H/2, W/2, 4 C] -> [B, H, W, C]."""
+    # A sum of images with zeros between their positions: a TPU moves single numbers slowly.
+    zero = jnp.zeros((), x.dtype)
+    return sum(
+        lax.pad(part, zero, [(0, 0, 0), (i, 1 - i, 1), (j, 1 - j, 1), (0, 0, 0)])
+        for part, (i, j) in zip(jnp.split(x, 4, axis=3), _POSITIONS, strict=True)
+    )
+
+
+def conv_kernel(kernel):
+    """The kernel [3, 3, 4 I, 4 O] between blocks that convolves images with [3, 3, I, O]."""
+    i, o = kernel.shape[2:]
+    spread = jnp.einsum("aprk,bqsl,klio->abpqirso", _CONV, _CONV, kernel)
+    return spread.reshape(3, 3, 4 * i, 4 * o)
+
+
+def upsample_kernel(kernel):
+    """The kernel [3, 3, I, 4 O] from an image to blocks of its upsampling convolution.
+
+    Convolving with it is `ops.upsample_conv2d` with [3, 3, I, O]: transposed convolution and FIR.
+    """
+    i, o = kernel.shape[2:]
+    spread = jnp.einsum("ark,bsl,klio->abirso", _UPSAMPLE, _UPSAMPLE, kernel)
+    return spread.reshape(3, 3, i, 4 * o)
+
+
+def _conv_places():
+    """[3, 2, 2, 3]: whether tap t of result r is position p of the block b - 1 places away."""
+    places = np.zeros((3, 2, 2, 3), np.float32)
+    for result in range(2):
+        for tap in range(3):
+            block, position = divmod(result + tap - 1, 2)
+            places[block + 1, position, result, tap] = 1
+    return places
+
+
+def _upsample_places():
+    """[3, 2, 3]: weight of tap t for result r from the position b - 1 places away.
+
+    Tap t takes position i to 2 i + t; result n of the FIR takes m to n + 1 - m, of four taps.
+    """
+    places = np.zeros((3, 2, 3), np.float32)
+    for block in range(3):
+        for result in range(2):
+            for tap in range(3):
+                fir = 2 * (block - 1) + tap + 1 - result
+                if 0 <= fir < 4:
+                    places[block, result, tap] = (0.25, 0.75, 0.75, 0.25)[fir]
+    return places
+
+
+_CONV, _UPSAMPLE = _conv_places(), _upsample_places()
