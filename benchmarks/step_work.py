@@ -23,8 +23,8 @@ from e4e_jax.training import losses, parallel
 from e4e_jax.training.encoder_step import STATE_SPECS
 
 RESOLUTION, IMAGE_SIZE = 1024, 256
-# All-gathers and their gradients, which batch normalisation alone has.
-_EXCHANGES = ("all_gather", "reduce_scatter")
+# All-gathers, which batch normalisation alone has.
+_EXCHANGES = ("all_gather",)
 
 
 @dataclasses.dataclass(frozen=True)

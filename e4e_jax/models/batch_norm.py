@@ -1,5 +1,7 @@
 """Batch normalisation as PyTorch computes it, synchronised over devices."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -35,37 +37,83 @@ class BatchNorm(nnx.Module):
 
     def __call__(self, x):
         """x [..., features] -> the same shape and type; statistics are float32."""
-        values = x.astype(jnp.float32)
+        scale, bias = self.scale[...], self.bias[...]
         if self.use_running_average:
-            mean, var = self.mean[...], self.var[...]
-        else:
-            mean, var = self._batch_statistics(values)
-        factor = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
-        return ((values - mean) * factor + self.bias[...]).astype(x.dtype)
-
-    def _batch_statistics(self, x):
-        """Mean and biased variance [features] over all devices; updates the running averages."""
-        axes = tuple(range(x.ndim - 1))
-        count = x.size // x.shape[-1]
-        mean = jnp.mean(x, axes)
-        # Squares of centred values: the difference of two large means would lose the digits.
-        var = jnp.mean(jnp.square(x - mean), axes)
-        statistics = checkpoint_name(jnp.stack([mean, var]), STATISTICS)
-        mean, var = statistics
-        if self.axis_name is not None:
-            count *= jax.lax.axis_size(self.axis_name)
-            # One exchange, where the mean over all devices and then the variance would be two.
-            # Variances around each device's own mean combine as in Chan et al. 1979.
-            statistics = jax.lax.all_gather(statistics, self.axis_name, axis=1)
-            means, variances = checkpoint_name(statistics, STATISTICS)
-            mean = jnp.mean(means, 0)
-            var = jnp.mean(variances, 0) + jnp.mean(jnp.square(means - mean), 0)
-
-        unbiased = var * (count / max(count - 1, 1))
+            return _normalize(x, scale, bias, self.mean[...], self.var[...], self.epsilon)
+        y, mean, var = _normalize_batch(x, scale, bias, self.epsilon, self.axis_name)
+        count = _count(x, self.axis_name)
         self._update_average(self.mean, mean)
-        self._update_average(self.var, unbiased)
-        return mean, var
+        self._update_average(self.var, var * (count / max(count - 1, 1)))
+        return y
 
     def _update_average(self, average, value):
         kept = self.momentum * average[...]
-        average[...] = kept + (1 - self.momentum) * jax.lax.stop_gradient(value)
+        average[...] = kept + (1 - self.momentum) * value
+
+
+def _normalize(x, scale, bias, mean, var, epsilon):
+    factor = scale * jax.lax.rsqrt(var + epsilon)
+    return ((x.astype(jnp.float32) - mean) * factor + bias).astype(x.dtype)
+
+
+# The gradients spelled out: the backward pass keeps x alone, in its own type, and reads it twice.
+# JAX's own rules keep x and its centred values in float32, and read them five times.
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _normalize_batch(x, scale, bias, epsilon, axis_name):
+    """Normalises x by the statistics of the batch on all devices.
+
+    Returns:
+      The result, and the mean and biased variance [features], which carry no gradient.
+    """
+    mean, var = _statistics(x, axis_name)
+    return _normalize(x, scale, bias, mean, var, epsilon), mean, var
+
+
+def _forward(x, scale, bias, epsilon, axis_name):
+    y, mean, var = _normalize_batch.fun(x, scale, bias, epsilon, axis_name)
+    return (y, mean, var), (x, scale, mean, var)
+
+
+def _backward(epsilon, axis_name, residuals, cotangents):
+    """Ioffe and Szegedy 2015, section 3, with sums over all devices."""
+    x, scale, mean, var = residuals
+    y_grad = cotangents[0].astype(jnp.float32)
+    deviation = jax.lax.rsqrt(var + epsilon)
+    normalized = (x.astype(jnp.float32) - mean) * deviation
+    axes = tuple(range(x.ndim - 1))
+    sums = jnp.stack([jnp.sum(y_grad, axes), jnp.sum(y_grad * normalized, axes)])
+    bias_grad, scale_grad = sums  # this device's, as those of all parameters
+    if axis_name is not None:
+        sums = jnp.sum(jax.lax.all_gather(sums, axis_name), 0)
+    y_mean, product_mean = sums / _count(x, axis_name)
+    x_grad = (y_grad - y_mean - normalized * product_mean) * (scale * deviation)
+    return x_grad.astype(x.dtype), scale_grad, bias_grad
+
+
+_normalize_batch.defvjp(_forward, _backward)
+
+
+def _statistics(x, axis_name):
+    """Mean and biased variance [features] of the batch on all devices."""
+    x = x.astype(jnp.float32)
+    axes = tuple(range(x.ndim - 1))
+    mean = jnp.mean(x, axes)
+    # Squares of centred values: the difference of two large means would lose the digits.
+    var = jnp.mean(jnp.square(x - mean), axes)
+    statistics = checkpoint_name(jnp.stack([mean, var]), STATISTICS)
+    if axis_name is None:
+        return statistics
+    # One exchange, where the mean over all devices and then the variance would be two. Variances
+    # around each device's own mean combine as in Chan et al. 1979.
+    statistics = jax.lax.all_gather(statistics, axis_name, axis=1)
+    means, variances = checkpoint_name(statistics, STATISTICS)
+    mean = jnp.mean(means, 0)
+    return mean, jnp.mean(variances, 0) + jnp.mean(jnp.square(means - mean), 0)
+
+
+def _count(x, axis_name):
+    """Values of each feature in the batch on all devices."""
+    count = x.size // x.shape[-1]
+    return count if axis_name is None else count * jax.lax.axis_size(axis_name)

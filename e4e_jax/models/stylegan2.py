@@ -102,7 +102,7 @@ class StyledConv(nnx.Module):
         if in_blocks:
             bias = jnp.tile(bias, 4)
             if noise is not None:
-                noise = jnp.repeat(blocks.from_image(noise), self.bias.size, axis=3)
+                noise = blocks.spread(blocks.from_image(noise), self.bias.size)
         x = leaky_relu((x if noise is None else x + noise) + bias)
         return x if self.clamp is None else jnp.clip(x, -self.clamp, self.clamp)
 
