@@ -80,8 +80,12 @@ def measure(batch: int, dtype=jnp.bfloat16, *, small=False, remat="none") -> Ste
     )
 
 
-def abstract_step(batch: int, dtype, *, resolution=None, small=False, remat="none"):
-    """The step over one device, and its arguments as shapes; `resolution` is the generator's."""
+def abstract_step(batch: int, dtype, *, resolution=None, small=False, remat="none", devices=None):
+    """The step over `devices`, by default one, and its arguments as shapes.
+
+    `batch` are the images of each device, `resolution` is the generator's.
+    """
+    devices = jax.devices()[:1] if devices is None else devices
     resolution = resolution or (IMAGE_SIZE if small else RESOLUTION)
 
     def init(key):
@@ -90,11 +94,12 @@ def abstract_step(batch: int, dtype, *, resolution=None, small=False, remat="non
 
     encoder, discriminator, frozen = make_networks(resolution, small, dtype, abstract_module)
     state = jax.eval_shape(init, jax.random.key(0))
-    # A device's W pools have a leading axis of the devices.
+    # The W pools have a leading axis of the devices.
     pools = {"real_pool": state.real_pool, "fake_pool": state.fake_pool}
-    stacked = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), pools)
-    images = jax.ShapeDtypeStruct((batch, IMAGE_SIZE, IMAGE_SIZE, 3), jnp.float32)
-    mesh = Mesh(np.array(jax.devices()[:1]), (parallel.AXIS,))
+    stacked = jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(devices), *x.shape), x.dtype), pools)
+    shape = (batch * len(devices), IMAGE_SIZE, IMAGE_SIZE, 3)
+    images = jax.ShapeDtypeStruct(shape, jnp.float32)
+    mesh = Mesh(np.array(devices), (parallel.AXIS,))
     _, step = make_step(encoder, discriminator, frozen, remat=remat)
     program = parallel.parallelize(step, mesh, state_specs=STATE_SPECS)
     return program, (state.replace(**stacked), {"image": images}, frozen.split()[1])
