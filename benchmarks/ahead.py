@@ -106,13 +106,13 @@ def read(hlo: str) -> dict:
 
     Returns:
       "cycles", as the compiler expects them (0 where it says nothing), loops as often as they run;
-      "convolutions", how many there are by the type of their result; "copies" and "copied_bytes",
+      "convolutions", how many there are by the type of their result, on a TPU with the products; "copies" and "copied_bytes",
       changes of layout of arrays of 1 MB and more, fused ones left out.
     """
     computations, entry = _computations(hlo)
     convolutions = collections.Counter(
         re.findall(r"= (\w+)\[[^ ]* convolution\(", hlo)
-        + re.findall(r"= \((\w+)\[[^=]*custom_call_target=\"__cudnn\$conv", hlo)
+        + re.findall(r"= \((\w+)\[.*custom_call_target=\"__cudnn\$conv", hlo)
     )
 
     def walk(name):
