@@ -106,8 +106,8 @@ def read(hlo: str) -> dict:
 
     Returns:
       "cycles", as the compiler expects them (0 where it says nothing), loops as often as they run;
-      "convolutions", how many there are by the type of their result, on a TPU with the products; "copies" and "copied_bytes",
-      changes of layout of arrays of 1 MB and more, fused ones left out.
+      "convolutions", how many there are by the type of their result, on a TPU with the products;
+      "copies" and "copied_bytes", changes of layout of arrays of 1 MB and more that are not fused.
     """
     computations, entry = _computations(hlo)
     convolutions = collections.Counter(

@@ -16,7 +16,7 @@ PROGRAM = """HloModule example
 }
 
 ENTRY %main (p: f32[4]) -> f32[4] {
-  %g = (f32[4,8]{1,0}, u8[0]{0}) custom-call(%p), dim_labels=x, custom_call_target="__cudnn$convForward"
+  %g = (f32[4,8]{1,0}, u8[0]{0}) custom-call(%p), a=b, custom_call_target="__cudnn$convForward"
   %h = f32[8]{0} copy(%p)
   %i = (f32[4]) while(%p), body=%body, backend_config={"known_trip_count":{"n":"3"}}
   ROOT %j = f32[4]{0} fusion(%i), calls=%fused, backend_config={"estimated_cycles":"7"}
