@@ -1,17 +1,18 @@
 """What accelerators' compilers make of the programs, without accelerators: benchmarks.ahead.
 
 Compiles synthesis (1024x1024, bfloat16) and the training step of configs/ffhq.py for devices that
-are not at hand; nothing runs. For TPUs (pip install libtpu) a time follows from the cycles that
-the compiler expects of its operations, one after another: an estimate, not a measurement. For an
-H100 (pip install 'jax[cuda13]') the compiler gives none.
+are not at hand. For TPUs (pip install libtpu) a time follows from the cycles that the compiler
+expects of its operations, one after another: an estimate, not a measurement. For an H100
+(pip install 'jax[cuda13]') it is the time that what the operations read and write takes at the
+full rate of its memory: a bound from below. With --peer=PATH that of published code stands beside
+it, which has no compiler to ask: its operations are counted (published_code/traffic.py).
 """
 
 import argparse
-import collections
 import dataclasses
-import math
 import os
-import re
+import pathlib
+import subprocess
 import sys
 import time
 
@@ -22,7 +23,8 @@ from flax import nnx
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from benchmarks import common, machine, step_work
+from benchmarks import common, hlo, machine, peers, step_work
+from benchmarks.published_code import checkouts
 from benchmarks.sides import abstract_module
 from benchmarks.synthesis import generator_config
 from e4e_jax.models import blocks
@@ -52,19 +54,25 @@ class Target:
     Attributes:
       platform, topology, options: as `topologies.get_topology_desc` takes them.
       clock: Hz of a TPU's core: its peak rate over what its matrix units do in a cycle.
+      memory_rate: bytes/s of a GPU's memory.
     """
 
     platform: str
     topology: str
     options: dict = dataclasses.field(default_factory=dict)
     clock: float | None = None
+    memory_rate: float | None = None
 
 
 TARGETS = {
     "v5e": Target("tpu", "v5e:2x4", clock=197e12 / (4 * 2 * 128**2)),
-    "h100": Target("cuda", "1x1x8", {"target_config": _H100, "topology": "1x1x8"}),
+    "h100": Target(
+        "cuda", "1x1x8", {"target_config": _H100, "topology": "1x1x8"}, memory_rate=3.352e12
+    ),
 }
 PROGRAMS = ("synthesis", "step")
+_PEERS = ("e4e", "stylegan2-ada")
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def compile_for(target: Target, name: str, batch: int, small: bool):
@@ -101,62 +109,61 @@ def compile_for(target: Target, name: str, batch: int, small: bool):
     return program.lower(state, codes).compile()
 
 
-def read(hlo: str) -> dict:
-    """What a compiled program's text says.
+def ours(target: Target, name: str, batch: int, small: bool) -> dict:
+    """Compiles a program of ours and reads what came out."""
+    start = time.perf_counter()
+    compiled = compile_for(target, name, batch, small)
+    row = {"code": "ours"} | hlo.read(compiled.as_text())
+    row["compile_seconds"] = time.perf_counter() - start
+    row["peak_bytes"] = compiled.memory_analysis().peak_memory_in_bytes
+    return row
 
-    Returns:
-      "cycles", as the compiler expects them (0 where it says nothing), loops as often as they run;
-      "convolutions", how many there are by the type of their result, on a TPU with the products;
-      "copies" and "copied_bytes", changes of layout of arrays of 1 MB and more that are not fused.
+
+def published(path: str, name: str, batch: int) -> dict | None:
+    """Counts a program of published code, in a process of its own; None where it has none.
+
+    Raises:
+      RuntimeError: it does not run.
     """
-    computations, entry = _computations(hlo)
-    convolutions = collections.Counter(
-        re.findall(r"= (\w+)\[[^ ]* convolution\(", hlo)
-        + re.findall(r"= \((\w+)\[.*custom_call_target=\"__cudnn\$conv", hlo)
+    clone = checkouts.recognise(path, _PEERS)
+    if clone == "stylegan2-ada" and name == "step":
+        return None
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.published_code.traffic",
+        clone,
+        os.path.abspath(path),
+        name,
+    ]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [*command, str(batch)], env=environment, text=True, capture_output=True, cwd=_ROOT
     )
-
-    def walk(name):
-        cycles, copied = 0, []
-        for line in computations.get(name, ()):
-            called, times = [], 1
-            if " while(" in line:
-                called = re.findall(r"body=%?([\w.\-]+)", line)
-                trips = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
-                times = int(trips[1]) if trips else 1
-            elif " conditional(" in line:
-                called = re.findall(r"%([\w.\-]+)", line.split("), ", 1)[1].split("}")[0])
-            for inner_cycles, inner_copied in map(walk, called):
-                cycles += times * inner_cycles
-                copied += times * inner_copied
-            if found := re.search(r'"estimated_cycles":"(\d+)"', line):
-                cycles += int(found[1])
-            if found := re.search(r"= (\w+)\[([\d,]+)\]\S* copy\(", line):
-                size = _BYTES.get(found[1], 4) * math.prod(map(int, found[2].split(",")))
-                copied += [size] if size >= 1 << 20 else []
-        return cycles, copied
-
-    cycles, copied = walk(entry)
-    return {
-        "cycles": cycles,
-        "convolutions": dict(convolutions),
-        "copies": len(copied),
-        "copied_bytes": sum(copied),
-    }
+    if done.returncode:
+        raise RuntimeError(f"{path}: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
+    precision = peers.precision(clone, "bfloat16")
+    return {"code": f"{clone} {precision}", "traffic_bytes": int(done.stdout.split()[-1])}
 
 
-_BYTES = {"bf16": 2, "f16": 2, "pred": 1, "s8": 1, "u8": 1}
+def seconds(target: Target, row: dict) -> float | None:
+    """What the compiler expects on a TPU; on a GPU, the least that the traffic takes."""
+    if target.memory_rate:
+        return row["traffic_bytes"] / target.memory_rate
+    return row["cycles"] / target.clock if row["cycles"] else None
 
 
-def _computations(hlo):
-    """Name of a computation -> its lines; and the name of the one that the program is."""
-    computations, current, entry = {}, None, None
-    for line in hlo.splitlines():
-        if found := re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line):
-            current = computations[found[2]] = []
-            entry = found[2] if found[1] else entry
-        elif current is not None and line.startswith(" "):
-            current.append(line)
-    return computations, entry
+def show(row: dict) -> str:
+    """A line of the table."""
+    shown = f"{1e3 * row['seconds']:.1f} ms" if row["seconds"] else "none"
+    on_gpu = TARGETS[row["target"]].memory_rate
+    traffic = f"{row['traffic_bytes'] / 1e9:.1f}" if on_gpu else ""
+    line = f"{row['program']:11}{row['target']:6}{row['code']:23}{shown:>10}{traffic:>12}"
+    if row["code"] != "ours":
+        return line
+    kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(row["convolutions"].items()))
+    line += f"{row['peak_bytes'] / 1e9:9.2f}{row['compile_seconds']:10.0f} s  {kinds}; "
+    return line + f"{row['copies']} copies, {row['copied_bytes'] / 1e9:.2f} GB"
 
 
 def main(argv=None):
@@ -165,38 +172,46 @@ def main(argv=None):
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS))
     parser.add_argument("--batch", type=int, default=8, help="images of each device")
     parser.add_argument("--plain", action="store_true", help="without models/blocks.py on TPUs")
+    parser.add_argument(
+        "--peer",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="clones of encoder4editing and stylegan2-ada-pytorch to count beside the H100's",
+    )
     parser.add_argument("--small", action="store_true", help="tiny networks, to try the program")
     parser.add_argument("--json", metavar="PATH", help="write all numbers there")
     flags = parser.parse_args(argv)
 
+    try:
+        for path in flags.peer:
+            checkouts.recognise(path, _PEERS)
+    except ValueError as error:
+        print(f"benchmarks.ahead: {error}", file=sys.stderr)
+        sys.exit(1)
     if flags.plain:
         blocks.pays = lambda *sizes: False
     result = {"benchmark": "ahead", "batch": flags.batch, "plain": flags.plain}
     result |= {"machine": machine.describe(), "rows": []}
-    print(f"compiled for a batch of {flags.batch} a device, bfloat16; nothing was run")
-    print(f"{'program':11}{'for':6}{'compiled in':>12}{'peak GB':>9}{'estimate':>10}  convolutions")
+    print(f"compiled for a batch of {flags.batch} a device, bfloat16; nothing was run there")
+    print(
+        f"{'program':11}{'for':6}{'code':23}{'time':>10}{'traffic GB':>12}{'peak GB':>9}"
+        f"{'compiled in':>12}  convolutions"
+    )
     for name in flags.programs:
         for target in flags.targets:
-            start = time.perf_counter()
             try:
-                compiled = compile_for(TARGETS[target], name, flags.batch, flags.small)
+                rows = [ours(TARGETS[target], name, flags.batch, flags.small)]
+                if TARGETS[target].memory_rate:
+                    rows += [published(path, name, flags.batch) for path in flags.peer]
             except RuntimeError as error:
                 print(f"benchmarks.ahead: {str(error).splitlines()[0]}", file=sys.stderr)
                 sys.exit(1)
-            row = {"program": name, "target": target} | read(compiled.as_text())
-            row["compile_seconds"] = time.perf_counter() - start
-            row["peak_bytes"] = compiled.memory_analysis().peak_memory_in_bytes
-            clock = TARGETS[target].clock
-            row["estimated_seconds"] = row["cycles"] / clock if clock and row["cycles"] else None
-            result["rows"].append(row)
-            estimate = row["estimated_seconds"]
-            shown = f"{1e3 * estimate:.0f} ms" if estimate else "none"
-            kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(row["convolutions"].items()))
-            print(
-                f"{name:11}{target:6}{row['compile_seconds']:10.0f} s"
-                f"{row['peak_bytes'] / 1e9:9.2f}{shown:>10}  {kinds}; "
-                f"{row['copies']} copies, {row['copied_bytes'] / 1e9:.2f} GB"
-            )
+            for row in filter(None, rows):
+                row |= {"program": name, "target": target}
+                row["seconds"] = seconds(TARGETS[target], row)
+                result["rows"].append(row)
+                print(show(row), flush=True)
     common.write_json(result, flags.json)
     return result
 

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -15,10 +16,13 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import numpy as np
 
-from benchmarks import machine, sides, timing
+from benchmarks import machine, peers, sides, timing
+from benchmarks.published_code import checkouts
 from benchmarks.sides import OURS, Side
 from benchmarks.workers import SETTINGS, Worker, WorkerError
 from e4e_jax import process
+
+COMPILED = "torch.compile"  # a side's name
 
 # Largest relative error (of the norms) between two sides that are still called the same function.
 # Gradients of random networks differ by rounding that flips the sign of activations near zero.
@@ -62,8 +66,6 @@ def run(name, description, default_cases, make_case, argv=None, *, peer=False, t
     """
     flags = _parser(name, description, default_cases, peer).parse_args(argv)
     flags.training = training
-    if getattr(flags, "peer", None):
-        flags.peer = os.path.abspath(flags.peer)
     process.keep_freed_memory()  # both for the ceilings
     process.settle_memory()
     sides.set_precision(flags.precision)
@@ -103,21 +105,28 @@ def sizes(case: str) -> tuple[int, int]:
     return int(side), int(batch)
 
 
-def with_torch(flags, case: dict, pytorch: Callable[[bool], Side], peer=None) -> dict:
+def with_torch(flags, case: dict, pytorch: Callable[[bool], Side], published=None) -> dict:
     """Adds the sides that need PyTorch, where it is installed and as the flags ask.
 
     Args:
       flags: of the command line.
       case: the builders so far.
       pytorch: (compiled) -> the ordinary form in PyTorch.
-      peer: () -> the side of published code at `flags.peer`.
+      published: name in `checkouts.CHECKOUTS` -> (its clone, the precision) -> that code's side.
+
+    Raises:
+      ValueError: a path of --peer is no clone of these, or the networks are small.
     """
-    if machine.has_torch():
-        case["pytorch"] = lambda: pytorch(False)
-        if flags.compile:
-            case["torch.compile"] = lambda: pytorch(True)
-        if peer is not None and flags.peer:
-            case["peer"] = peer
+    if not machine.has_torch():
+        return case
+    for form in flags.beside:
+        case[form] = functools.partial(pytorch, form == COMPILED)
+    for path in getattr(flags, "peer", []):
+        name = checkouts.recognise(path, published)
+        if flags.small:
+            raise ValueError("the published networks are not small; leave --small or --peer out.")
+        precision = peers.precision(name, flags.precision)
+        case[f"{name} {precision}"] = functools.partial(published[name], path, precision)
     return case
 
 
@@ -126,7 +135,13 @@ def _parser(name, description, default_cases, peer):
     parser.add_argument("--cases", nargs="+", default=default_cases, metavar="CASE")
     parser.add_argument("--precision", choices=sides.PRECISIONS, default="float32")
     parser.add_argument("--repeats", type=int, default=10, help="timed calls of each side")
-    parser.add_argument("--compile", action="store_true", help="time torch.compile as well")
+    parser.add_argument(
+        "--beside",
+        nargs="*",
+        choices=("pytorch", COMPILED),
+        default=["pytorch"],
+        help="forms of the ordinary PyTorch to time, none if nothing follows",
+    )
     parser.add_argument("--small", action="store_true", help="tiny networks, to try the program")
     parser.add_argument(
         "--settings",
@@ -137,7 +152,14 @@ def _parser(name, description, default_cases, peer):
     )
     parser.add_argument("--json", metavar="PATH", help="write all numbers there")
     if peer:
-        parser.add_argument("--peer", metavar="PATH", help="a checkout of encoder4editing to time")
+        parser.add_argument(
+            "--peer",
+            nargs="+",
+            default=[],
+            metavar="PATH",
+            help="clones of published code to time: encoder4editing; for synthesis also NVIDIA's "
+            "stylegan2-ada-pytorch or stylegan3",
+        )
     return parser
 
 
@@ -180,7 +202,7 @@ def _compare(side: Side | Worker, ours: Side | Worker, name, precision) -> dict[
         if not np.all(np.isfinite(expected)):
             raise Mismatch(f"{key} of {name} is not finite; nothing was timed.")
         errors[key] = sides.relative_error(ours.results[key], expected)
-        allowed = (GRADIENT_TOLERANCES if key == "gradient" else TOLERANCES)[precision]
+        allowed = (GRADIENT_TOLERANCES if key.startswith("gradient") else TOLERANCES)[precision]
         if errors[key] > allowed:
             raise Mismatch(
                 f"{key} of ours and of {name} differ by {errors[key]:.1e}, expected at most "
@@ -205,7 +227,7 @@ def _table(result) -> str:
         lines.append("PyTorch is not installed, so that ours alone was timed.")
     elif about["platform"] != "cpu" and about["torch device"] != about["device"]:
         lines.append(f"Not on one device: PyTorch ran on {about['torch device']}.")
-    header = f"{'case':12}{'side':15}{'median s':>10}{'min':>9}{'max':>9}{'s/image':>10}"
+    header = f"{'case':17}{'side':23}{'median s':>10}{'min':>9}{'max':>9}{'s/image':>10}"
     lines += ["", header + f"{'to ours':>9}{'peak MB':>9}{'GFLOP/s':>14}{'GB/s':>14}{'error':>9}"]
     for case in result["cases"]:
         for side, row in case["sides"].items():
@@ -213,7 +235,7 @@ def _table(result) -> str:
             peak = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.0f}"
             error = "" if side == OURS else f"{max(row['errors'].values()):.0e}"
             lines.append(
-                f"{case['case']:12}{side:15}{row['median_seconds']:10.4f}{low:9.4f}{high:9.4f}"
+                f"{case['case']:17}{side:23}{row['median_seconds']:10.4f}{low:9.4f}{high:9.4f}"
                 f"{row['seconds_per_image']:10.4f}{row['ratio_to_ours']:9.2f}{peak:>9}"
                 f"{_rate(row, 'counted', 'flops', ceiling):>14}"
                 f"{_rate(row, 'cost_analysis', 'bytes', ceiling):>14}{error:>9}"

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from benchmarks import common, peer, sides
+from benchmarks import common, peers, sides
 from e4e_jax.models.encoder import Encoder, EncoderConfig
 from e4e_jax.models.irse import IRSEConfig
 
@@ -54,11 +54,12 @@ def make_case(case, flags) -> common.Case:
         form = networks.copy_weights(network(), form).eval().to(sides.torch_device())
         return sides.torch_side(form, "codes", images, precision=flags.precision, compiled=compiled)
 
-    def published():
-        encoder = peer.encoder(flags.peer, network())
-        return sides.torch_side(encoder, "codes", images, precision=flags.precision)
+    def e4e(path, precision):
+        return sides.torch_side(
+            peers.encoder(path, network()), "codes", images, precision="float32"
+        )
 
-    builders = common.with_torch(flags, {sides.OURS: ours}, pytorch, published)
+    builders = common.with_torch(flags, {sides.OURS: ours}, pytorch, {"e4e": e4e})
     return common.Case(case, batch, builders)
 
 

@@ -15,7 +15,8 @@ import sys
 import tempfile
 
 from benchmarks import common, machine
-from benchmarks.published_code.rows import CHECKOUTS, ROWS
+from benchmarks.published_code.checkouts import CHECKOUTS, check
+from benchmarks.published_code.rows import ROWS
 
 
 def main(argv=None) -> dict:
@@ -77,11 +78,8 @@ def _check(paths):
         names = ", ".join(f"--{name}" for name in CHECKOUTS)
         raise ValueError(f"there is no checkout to run beside; expected one or more of {names}.")
     for name, path in paths.items():
-        marker, repository = CHECKOUTS[name].marker, CHECKOUTS[name].repository
-        if path and not os.path.isfile(os.path.join(path, marker)):
-            raise ValueError(
-                f"--{name} is {path!r}, which holds no {marker}; expected a clone of {repository}."
-            )
+        if path:
+            check(name, path)
     if not machine.has_torch():
         raise ValueError("PyTorch is not installed, which the published code runs on.")
 

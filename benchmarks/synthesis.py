@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from benchmarks import common, peer, sides
+from benchmarks import common, peers, sides
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
 
 
@@ -44,18 +44,24 @@ def make_case(case, flags) -> common.Case:
             compiled=compiled,
         )
 
-    def published():
-        synthesis = peer.synthesis(flags.peer, network())
-        return sides.torch_side(synthesis, "image", codes, precision=flags.precision)
+    def side(synthesis):
+        return sides.torch_side(synthesis, "image", codes, precision="float32")
 
+    def nvidia(name, path, precision):
+        float16 = precision == "float16"
+        return side(peers.nvidia_synthesis(name, path, network(), float16=float16))
+
+    published = {
+        "e4e": lambda path, precision: side(peers.synthesis(path, network())),
+        "stylegan2-ada": functools.partial(nvidia, "stylegan2-ada"),
+        "stylegan3": functools.partial(nvidia, "stylegan3"),
+    }
     builders = common.with_torch(flags, {sides.OURS: ours}, pytorch, published)
     return common.Case(case, batch, builders)
 
 
 def main(argv=None):
-    return common.run(
-        "synthesis", __doc__, ["1024x1", "256x8"], make_case, argv, peer=True
-    )  # fmt: skip
+    return common.run("synthesis", __doc__, ["1024x1", "256x8"], make_case, argv, peer=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from benchmarks import common, cost, machine, sides
+from benchmarks import common, cost, machine, peers, sides
 from benchmarks.encode import SMALL_BACKBONE, encoder_config, head_convolutions, random_images
 from benchmarks.synthesis import generator_config
 from e4e_jax.models.arcface import ArcFace
@@ -107,10 +107,14 @@ def make_case(case, flags, remat=()) -> common.Case:
     def pytorch(compiled):
         return _pytorch(*networks(), images, flags, compiled)
 
+    def e4e(path, precision):
+        return _published(path, *networks(), images)
+
     if remat:
         others = {sides.RECOMPUTING + choice: functools.partial(ours, choice) for choice in remat}
         return common.Case(case, batch, {sides.OURS: ours, **others})
-    return common.Case(case, batch, common.with_torch(flags, {sides.OURS: ours}, pytorch))
+    builders = common.with_torch(flags, {sides.OURS: ours}, pytorch, {"e4e": e4e})
+    return common.Case(case, batch, builders)
 
 
 def _ours(step, encoder, discriminator, frozen, images):
@@ -127,7 +131,8 @@ def _ours(step, encoder, discriminator, frozen, images):
     state, terms = compiled(state, batch, arrays)
     results = {name: np.asarray(value) for name, value in terms.items() if name in _COMPARED}
     if machine.has_torch():
-        results["gradient"] = _flat(_named(state.optimizer.momentum))
+        momentum = _named(state.optimizer.momentum)
+        results["gradient"], results["gradient norm"] = _flat(momentum), _norm(momentum)
     held = [state]
 
     def run():
@@ -141,8 +146,6 @@ _COMPARED = ("l2", "perceptual", "identity", "adversarial", "delta_norm")
 
 
 def _pytorch(encoder, discriminator, frozen, images, flags, compiled):
-    import torch
-
     from benchmarks.torch_reference import networks, stylegan2, training
 
     device = sides.torch_device()
@@ -169,10 +172,31 @@ def _pytorch(encoder, discriminator, frozen, images, flags, compiled):
         OPTIONS,
         compiled=compiled,
     )
+    side = _torch_side(step, images, flags.precision)
+    state = step.optimizer.state
+    momentum = {name: state[p]["m"].cpu() for name, p in forms["encoder"].named_parameters()}
+    side.results["gradient"] = _flat(momentum)
+    side.results["gradient norm"] = _norm(momentum)
+    return side
+
+
+def _published(path, encoder, discriminator, frozen, images):
+    step = peers.TrainStep(path, encoder, discriminator, frozen, OPTIONS, len(images))
+    side = _torch_side(step, images, "float32")
+    coach = step.coach
+    state = coach.optimizer.state
+    momentum = {k: state[p]["exp_avg"].cpu() for k, p in coach.net.encoder.named_parameters()}
+    side.results["gradient norm"] = _norm(momentum)
+    return side
+
+
+def _torch_side(step, images, precision):
+    import torch
+
     batch = sides.to_torch(images)
 
     def run():
-        with sides.autocast(flags.precision):
+        with sides.autocast(precision):
             terms = step(batch)
         sides.synchronize()
         return terms
@@ -182,9 +206,6 @@ def _pytorch(encoder, discriminator, frozen, images, flags, compiled):
     terms = run()
     seconds = time.perf_counter() - start
     results = {name: np.asarray(terms[name], np.float32) for name in _COMPARED}
-    state = step.optimizer.state
-    momentum = {name: state[p]["m"] for name, p in forms["encoder"].named_parameters()}
-    results["gradient"] = _flat({k: v.cpu() for k, v in momentum.items()})
     return sides.Side(run, results, seconds)
 
 
@@ -212,12 +233,18 @@ def _flat(arrays):
     return np.concatenate(sample) / (1 - _B1)
 
 
+def _norm(arrays):
+    """Of the first gradient, where the names on two sides differ."""
+    norms = [np.linalg.norm(np.asarray(array, np.float64)) for array in arrays.values()]
+    return np.float32(np.linalg.norm(norms) / (1 - _B1))
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--remat", nargs="+", choices=REMAT[1:], default=())
     own, rest = parser.parse_known_args(argv)
     make = functools.partial(make_case, remat=own.remat)
-    return common.run("train_step", __doc__, ["256x4"], make, rest, training=True)
+    return common.run("train_step", __doc__, ["256x4"], make, rest, peer=True, training=True)
 
 
 if __name__ == "__main__":

@@ -40,14 +40,15 @@ def export(bundle: Bundle) -> tuple[dict, list[str]]:
             checkpoint["g"] = _generator_state(bundle.networks["generator_raw"])
         if "discriminator" in bundle.networks:
             discriminator = bundle.networks["discriminator"]
-            checkpoint["d"] = _state(discriminator, rosinality_discriminator_rows(discriminator))
+            rows = rosinality_discriminator_rows(discriminator)
+            checkpoint["d"] = state_dict(discriminator, rows)
             checkpoint["d"] |= rosinality_filters(discriminator)
         return checkpoint, ["rosinality's layout", *_differences(generator.config)]
 
     encoder = bundle.networks["encoder"]
     options = _options(encoder.config, generator.config) | bundle.metadata.get("options", {})
     state = {f"decoder.{name}": array for name, array in _generator_state(generator).items()}
-    state |= _state(encoder, encoder_rows(encoder))
+    state |= state_dict(encoder, encoder_rows(encoder))
     # pSp's code adds that of its single-w encoder to one w, every other to the w of each style.
     in_w = options["encoder_type"] == "BackboneEncoderUsingLastLayerIntoW"
     checkpoint = {
@@ -93,7 +94,7 @@ def save(checkpoint: dict, path) -> None:
 
 
 def _generator_state(generator):
-    state = _state(generator, rosinality_generator_rows(generator))
+    state = state_dict(generator, rosinality_generator_rows(generator))
     multiplier = generator.config.mapping_lr_mul
     if multiplier != _MAPPING_LR_MUL:  # the same w, of weights as that code scales them
         for name in [name for name in state if name.startswith("style.")]:
@@ -101,7 +102,8 @@ def _generator_state(generator):
     return state | rosinality_filters(generator)
 
 
-def _state(network, rows: list[Row]) -> dict[str, np.ndarray]:
+def state_dict(network, rows: list[Row]) -> dict[str, np.ndarray]:
+    """The tensors of a network as the rows of its table name and lay them out."""
     ours = variables(network)
     state = {}
     for row in rows:

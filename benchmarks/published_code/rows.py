@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Callable
 
 from benchmarks import sides
-from benchmarks.published_code import features, generators, imports, inverters
+from benchmarks.published_code import checkouts, features, generators, inverters
 from benchmarks.published_code.trial import Trial
 
 
@@ -21,7 +21,7 @@ class Row:
     """One row: the checkout that it needs, and how it is measured.
 
     Attributes:
-      checkout: a key of `CHECKOUTS`.
+      checkout: a key of `checkouts.CHECKOUTS`.
       measure: notes the errors in a `Trial`.
       torchvision: whether the published code of it needs torchvision.
     """
@@ -29,32 +29,6 @@ class Row:
     checkout: str
     measure: Callable[[Trial], None]
     torchvision: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Checkout:
-    """A public repository.
-
-    Attributes:
-      repository: its name on GitHub.
-      marker: a file by which it is known.
-      root: folder of its modules.
-    """
-
-    repository: str
-    marker: str
-    root: str = "."
-
-
-CHECKOUTS = {
-    "e4e": Checkout("omertov/encoder4editing", "editings/latent_editor.py"),
-    "psp": Checkout("eladrich/pixel2style2pixel", "models/encoders/psp_encoders.py"),
-    "restyle": Checkout("yuval-alaluf/restyle-encoder", "models/encoders/restyle_e4e_encoders.py"),
-    "rosinality": Checkout("rosinality/stylegan2-pytorch", "op/upfirdn2d.py"),
-    "stylegan2-ada": Checkout("NVlabs/stylegan2-ada-pytorch", "training/networks.py"),
-    "stylegan3": Checkout("NVlabs/stylegan3", "training/networks_stylegan2.py"),
-    "pytorch-fid": Checkout("mseitzer/pytorch-fid", "src/pytorch_fid/inception.py", "src"),
-}
 
 
 def _inverter_row(checkout, resolution, encoder_type, **options):
@@ -118,9 +92,9 @@ def main(argv=None) -> None:
     sides.set_precision("float32")
     torch.manual_seed(0)
     torch.set_grad_enabled(False)
-    imports.prepare(pathlib.Path(flags.checkout) / CHECKOUTS[row.checkout].root)
+    checkouts.prepare(row.checkout, flags.checkout)
     if row.torchvision:
-        imports.leave_out_downloads()
+        checkouts.leave_out_downloads()
     trial = Trial(flags.folder, flags.small)
     row.measure(trial)
     print(json.dumps({"errors": trial.errors, "same_bits": trial.same_bits}))

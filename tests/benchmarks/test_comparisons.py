@@ -1,5 +1,6 @@
 """Every comparison runs from its command line to its JSON; how fast anything is, is not tested."""
 
+import argparse
 import json
 import math
 import os
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import common, encode, machine, metrics, sides, synthesis, train_step
+from benchmarks.published_code import checkouts
 
 SIDE_NUMBERS = ("median_seconds", "seconds_per_image", "ratio_to_ours", "compile_seconds")
 
@@ -76,7 +78,7 @@ def test_train_step(tmp_path):
     result = run(train_step, tmp_path, "--cases", "256x2")
     errors = result["cases"][0]["sides"]["pytorch"]["errors"]
     terms = {"l2", "perceptual", "identity", "adversarial", "delta_norm"}
-    assert set(errors) == terms | {"gradient"}
+    assert set(errors) == terms | {"gradient", "gradient norm"}
     assert errors["gradient"] < 1e-2
 
 
@@ -94,6 +96,35 @@ def test_without_pytorch_ours_is_timed_alone(tmp_path, monkeypatch, capsys):
     assert [case["case"] for case in result["cases"]] == ["8x1", "16x2"]
     assert [list(case["sides"]) for case in result["cases"]] == [["ours"], ["ours"]]
     assert "PyTorch is not installed" in capsys.readouterr().out
+
+
+def test_sides_are_those_of_the_flags_and_of_the_clones(tmp_path):
+    """Published code that has no bfloat16 stands beside it in what it has."""
+    paths = {}
+    for name in ("e4e", "stylegan2-ada"):
+        marker = tmp_path / name / checkouts.CHECKOUTS[name].marker
+        marker.parent.mkdir(parents=True)
+        marker.write_text("")
+        paths[name] = str(tmp_path / name)
+    calls = []
+    published = {name: lambda *arguments: calls.append(arguments) for name in paths}
+
+    def builders(precision, beside):
+        flags = argparse.Namespace(
+            beside=beside, peer=list(paths.values()), precision=precision, small=False
+        )
+        return common.with_torch(flags, {"ours": None}, calls.append, published)
+
+    assert list(builders("float32", [])) == ["ours", "e4e float32", "stylegan2-ada float32"]
+    found = builders("bfloat16", ["pytorch", "torch.compile"])
+    assert list(found) == [
+        *("ours", "pytorch", "torch.compile"),
+        *("e4e tf32", "stylegan2-ada float16"),
+    ]
+    for name in list(found)[1:]:
+        found[name]()
+    assert calls[:2] == [False, True]
+    assert calls[2:] == [(paths["e4e"], "tf32"), (paths["stylegan2-ada"], "float16")]
 
 
 def test_different_functions_are_not_timed():
@@ -122,7 +153,10 @@ def test_a_side_that_the_system_kills_is_named(capsys):
     [
         (["--cases", "256"], "expected SIDExBATCH"),
         (["--cases", "100x1"], "resolution is 100"),
-        (["--cases", "8x1", "--peer", "nowhere"], "holds no models/stylegan2"),
+        (
+            ["--cases", "8x1", "--peer", "nowhere"],
+            "'nowhere'; expected a clone of omertov/encoder4editing or NVlabs/",
+        ),
     ],
 )
 def test_mistakes_end_in_one_sentence(arguments, message, capsys):

@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from benchmarks import published
-from benchmarks.published_code import rows, trial
+from benchmarks.published_code import checkouts, trial
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
 def checkout(path, name):
     """An empty clone with the file by which it is known."""
-    marker = path / rows.CHECKOUTS[name].marker
+    marker = path / checkouts.CHECKOUTS[name].marker
     marker.parent.mkdir(parents=True)
     marker.write_text("")
     return str(path)
@@ -103,8 +103,8 @@ def test_modules_of_a_checkout_are_imported_as_they_are(tmp_path):
         "print(layer.to(torch.float64).bias.dtype)\n"
     )
     program = (
-        "import pathlib, sys\nfrom benchmarks.published_code import imports\n"
-        f"imports.prepare({str(tmp_path)!r})\nimport model"
+        "import pathlib, sys\nfrom benchmarks.published_code import checkouts\n"
+        f"checkouts.prepare('e4e', {str(tmp_path)!r})\nimport model"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],

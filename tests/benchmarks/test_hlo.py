@@ -1,0 +1,64 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks import hlo
+
+PROGRAM = """HloModule example
+
+%fused (p: f32[4]) -> f32[4] {
+  %a = f32[4]{0} parameter(0)
+  %c = bf16[2,8]{1,0} convolution(%a, %a), window={size=1x1}
+  ROOT %d = bf16[1024,1024]{1,0} copy(%c)
+}
+
+%body (p: (f32[4])) -> (f32[4]) {
+  %e = bf16[1024,1024]{0,1} copy(%p)
+  ROOT %f = f32[4]{0} fusion(%e), calls=%fused, backend_config={"estimated_cycles":"100"}
+}
+
+%cheap (p: f32[4]) -> f32[4] {
+  ROOT %k = f32[4]{0} fusion(%p), calls=%fused, backend_config={"estimated_cycles":"1"}
+}
+
+%dear (p: f32[4]) -> f32[4] {
+  ROOT %l = f32[4]{0} fusion(%p), calls=%fused, backend_config={"estimated_cycles":"20"}
+}
+
+ENTRY %main (p: f32[4]) -> f32[4] {
+  %g = (f32[4,8]{1,0}, u8[0]{0}) custom-call(%p), a=b, custom_call_target="__cudnn$convForward"
+  %h = f32[8]{0} copy(%p)
+  %i = (f32[4]) while(%p), body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  %m = f32[4]{0} conditional(%q, %p, %p), branch_computations={%cheap, %dear}
+  ROOT %j = f32[4]{0} fusion(%i), calls=%fused, backend_config={"estimated_cycles":"7"}
+}
+"""
+
+
+def test_a_loop_counts_as_often_as_it_runs_and_what_is_fused_or_small_is_no_copy():
+    found = hlo.read(PROGRAM)
+    assert found["cycles"] == 3 * 100 + 20 + 7
+    assert found["convolutions"] == {"bf16": 1, "f32": 1}
+    assert (found["copies"], found["copied_bytes"]) == (3, 3 * 2 * 1024**2)
+
+
+def traffic(function, *arguments):
+    return hlo.read(jax.jit(function).lower(*arguments).compile().as_text())["traffic_bytes"]
+
+
+def test_traffic_of_a_fusion_is_what_goes_in_and_out():
+    x = jnp.ones((64, 32))
+    assert traffic(lambda x: jnp.tanh(2 * x) + 1, x) == 2 * 64 * 32 * 4
+
+
+def test_traffic_of_a_loop_is_that_of_its_slices():
+    """A scan reads one slice and writes one slice in each of its turns, not the whole arrays.
+
+    Before it runs, the result is filled with zeros.
+    """
+
+    def scan(x):
+        return jax.lax.scan(lambda carry, row: (carry, jnp.tanh(row) + carry), 1.0, x)[1]
+
+    x = jnp.ones((16, 4096))
+    assert traffic(scan, x) == pytest.approx(3 * 16 * 4096 * 4, rel=0.01)
