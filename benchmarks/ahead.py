@@ -141,7 +141,8 @@ def published(path: str, name: str, batch: int) -> dict | None:
         [*command, str(batch)], env=environment, text=True, capture_output=True, cwd=_ROOT
     )
     if done.returncode:
-        raise RuntimeError(f"{path}: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
+        ended = f"the process ended with exit code {done.returncode}"
+        raise RuntimeError(f"{path}: {(done.stderr.strip() or ended).splitlines()[-1]}")
     precision = peers.precision(clone, "bfloat16")
     return {"code": f"{clone} {precision}", "traffic_bytes": int(done.stdout.split()[-1])}
 
@@ -189,6 +190,7 @@ def main(argv=None):
     except ValueError as error:
         print(f"benchmarks.ahead: {error}", file=sys.stderr)
         sys.exit(1)
+    jax.config.update("jax_platforms", "cpu")  # a plugin without its device would not load
     if flags.plain:
         blocks.pays = lambda *sizes: False
     result = {"benchmark": "ahead", "batch": flags.batch, "plain": flags.plain}

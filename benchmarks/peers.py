@@ -4,13 +4,9 @@ Each computes as it was published: with its own operators for CUDA where there i
 (or TF32) where ours is in bfloat16 and it has no lower precision, NVIDIA's generators in float16.
 """
 
-import argparse
 import contextlib
 import importlib
-import io
-import sys
 import types
-from unittest import mock
 
 import numpy as np
 from flax import nnx
@@ -18,12 +14,9 @@ from flax import nnx
 from benchmarks import sides
 from benchmarks.published_code import checkouts
 from convert_weights.export import export, state_dict
-from convert_weights.features import arcface_rows, lpips_rows
-from convert_weights.rows import linear
 from convert_weights.stylegan2 import nvidia_generator_rows
 from e4e_jax.bundle import Bundle
 from e4e_jax.models.encoder import Encoder
-from e4e_jax.models.latent_discriminator import LatentDiscriminator
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
 
 # NVIDIA's training computes the highest resolutions in float16 and clamps the activations there.
@@ -43,12 +36,12 @@ def synthesis(path, generator: Generator, *, device=None):
 
     `device` is PyTorch's, by default `sides.torch_device()`.
     """
-    with _importing("e4e", path):
+    with importing("e4e", path):
         from models.stylegan2.model import Generator as Published
     checkpoint, _ = export(Bundle("generator", {"generator": generator}, {}))
     config = generator.config
     network = Published(config.resolution, config.w_dim, config.mapping_layers)
-    network = _load(network, checkpoint["g_ema"], device)
+    network = load(network, checkpoint["g_ema"], device)
     return lambda codes: network([codes], input_is_latent=True, randomize_noise=False)[0]
 
 
@@ -63,7 +56,7 @@ def nvidia_synthesis(name: str, path, generator: Generator, *, float16: bool, de
       device: PyTorch's, by default `sides.torch_device()`.
     """
     module = {"stylegan2-ada": "networks", "stylegan3": "networks_stylegan2"}[name]
-    with _importing(name, path):
+    with importing(name, path):
         published = importlib.import_module(f"training.{module}").SynthesisNetwork
         if _on_gpu():
             for operator in ("bias_act", "upfirdn2d"):
@@ -83,9 +76,7 @@ def nvidia_synthesis(name: str, path, generator: Generator, *, float16: bool, de
     rows = [row for row in nvidia_generator_rows(generator) if row.source.startswith(prefix)]
     state = state_dict(generator, rows)
     filters = {k: v for k, v in network.state_dict().items() if k.endswith("resample_filter")}
-    network = _load(
-        network, {k.removeprefix(prefix): v for k, v in state.items()} | filters, device
-    )
+    network = load(network, {k.removeprefix(prefix): v for k, v in state.items()} | filters, device)
     return lambda codes: network(codes, noise_mode="const")
 
 
@@ -93,142 +84,19 @@ def encoder(path, network: Encoder):
     """e4e's encoder as a function of images [B, 3, 256, 256]."""
     config = network.config
     resolution = 2 ** (config.num_styles // 2 + 1)
-    with _importing("e4e", path):
+    with importing("e4e", path):
         from models.encoders.psp_encoders import Encoder4Editing
     # What it is exported with does not matter: the generator's half is not loaded.
     other = Generator(GeneratorConfig(resolution, channel_max=8), rngs=nnx.Rngs(0))
-    state = _inverter_state(network, other)["state_dict"]
+    state = inverter_state(network, other)["state_dict"]
     state = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
     published = Encoder4Editing(50, "ir_se", types.SimpleNamespace(stylegan_size=resolution))
-    return _load(published, state)
+    return load(published, state)
 
 
-class TrainStep:
-    """e4e's training step on a GPU or CPU: images [B, 3, 256, 256] -> the terms of the loss.
-
-    The body of the loop of its `Coach`, with all deltas open.
-
-    Args:
-      path: the clone.
-      encoder, discriminator, frozen: ours, see `training.encoder_step.make_encoder_step`.
-      options: weights of the losses, an `EncoderOptions`.
-      batch: images of a step.
-    """
-
-    def __init__(
-        self, path, encoder: Encoder, discriminator: LatentDiscriminator, frozen, options, batch
-    ):
-        import torch
-
-        with _importing("e4e", path), _quiet():
-            sys.modules |= _torchvision_of_alexnet()
-            from criteria.id_loss import IDLoss
-            from criteria.lpips.lpips import LPIPS
-            from models.discriminator import LatentCodesDiscriminator
-            from models.encoders.psp_encoders import ProgressiveStage
-            from models.latent_codes_pool import LatentCodesPool
-            from models.psp import pSp
-            from training.coach import Coach
-
-        device = sides.torch_device()
-        coach = self.coach = object.__new__(Coach)  # its constructor reads data sets and files
-        coach.opts = _options(frozen.generator.config, options, batch, device)
-        coach.device, coach.global_step = device, 0
-        checkpoint = _inverter_state(encoder, frozen.generator)
-        with mock.patch.object(pSp, "load_weights", lambda self: None):
-            coach.net = _load(pSp(coach.opts), checkpoint["state_dict"]).train()
-        coach.net.latent_avg = torch.from_numpy(checkpoint["latent_avg"]).to(device)
-        with _quiet():
-            stage = ProgressiveStage(frozen.generator.config.num_styles - 1)
-            coach.net.encoder.set_progressive_stage(stage)
-            arcface = _tensors(state_dict(frozen.identity, arcface_rows(frozen.identity)))
-            with mock.patch.object(torch, "load", lambda *_: arcface):
-                coach.id_loss = IDLoss().to(device).eval()
-        state = _tensors(state_dict(frozen.perceptual, lpips_rows(frozen.perceptual)))
-        linears = {name: tensor for name, tensor in state.items() if name.startswith("lin")}
-        with mock.patch.object(torch.hub, "load_state_dict_from_url", lambda *_, **__: linears):
-            coach.lpips_loss = LPIPS("alex").to(device).eval()
-        prefix = "features."
-        coach.lpips_loss.net.layers.load_state_dict(
-            {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        )
-        coach.optimizer = coach.configure_optimizers()
-        layers = range(len(discriminator.layers))
-        rows = [row for i in layers for row in linear(f"mlp.{2 * i}", f"layers.{i}")]
-        coach.discriminator = LatentCodesDiscriminator(512, len(layers))
-        _load(coach.discriminator, state_dict(discriminator, rows)).train()
-        coach.discriminator_optimizer = torch.optim.Adam(
-            coach.discriminator.parameters(), lr=coach.opts.w_discriminator_lr
-        )
-        coach.real_w_pool = LatentCodesPool(options.w_pool_size)
-        coach.fake_w_pool = LatentCodesPool(options.w_pool_size)
-
-    def __call__(self, images) -> dict[str, float]:
-        coach = self.coach
-        coach.train_discriminator((images, images))
-        loss, terms, _ = coach.calc_loss(*coach.forward((images, images)))
-        coach.optimizer.zero_grad()
-        loss.backward()
-        coach.optimizer.step()
-        coach.global_step += 1
-        return {ours: terms[published] for ours, published in _TERMS.items()}
-
-
-_TERMS = {
-    "l2": "loss_l2",
-    "perceptual": "loss_lpips",
-    "identity": "loss_id",
-    "adversarial": "encoder_discriminator_loss",
-    "delta_norm": "total_delta_loss",
-}
-
-
-def _options(config, options, batch, device):
-    """The options of e4e's command line that its training step reads."""
-    return argparse.Namespace(
-        stylegan_size=config.resolution,
-        encoder_type="Encoder4Editing",
-        dataset_type="ffhq_encode",
-        start_from_latent_avg=True,
-        device=device,
-        batch_size=batch,
-        optim_name="ranger",
-        learning_rate=1e-4,
-        train_decoder=False,
-        progressive_steps=list(range(config.num_styles)),
-        l2_lambda=options.l2,
-        lpips_lambda=options.perceptual,
-        id_lambda=options.identity,
-        delta_norm=2,
-        delta_norm_lambda=options.delta_norm,
-        w_discriminator_lambda=options.adversarial,
-        w_discriminator_lr=2e-5,
-        use_w_pool=True,
-        w_pool_size=options.w_pool_size,
-        r1=options.r1_gamma,
-        d_reg_every=options.r1_every,
-    )
-
-
-def _inverter_state(encoder, generator):
+def inverter_state(encoder: Encoder, generator: Generator) -> dict:
+    """A checkpoint in e4e's layout, its tensors NumPy arrays."""
     return export(Bundle("inverter", {"encoder": encoder, "generator": generator}, {}))[0]
-
-
-def _torchvision_of_alexnet():
-    """What the step uses of torchvision: AlexNet, here without a download."""
-    import torch
-
-    from benchmarks.torch_reference.networks import LPIPS
-
-    def alexnet(pretrained):
-        return types.SimpleNamespace(features=torch.nn.Sequential(*LPIPS("alex").trunk))
-
-    torchvision = types.ModuleType("torchvision")
-    torchvision.models = types.ModuleType("torchvision.models")
-    torchvision.models.alexnet = alexnet
-    torchvision.transforms = types.ModuleType("torchvision.transforms")
-    parts = (torchvision, torchvision.models, torchvision.transforms)
-    return {part.__name__: part for part in parts}
 
 
 def _on_gpu() -> bool:
@@ -236,7 +104,7 @@ def _on_gpu() -> bool:
 
 
 @contextlib.contextmanager
-def _importing(name, path):
+def importing(name, path):
     """For imports of a clone, which compile its operators where there is a GPU.
 
     Raises:
@@ -249,19 +117,14 @@ def _importing(name, path):
         raise ValueError(f"the code at {path} cannot be used: {error}") from error
 
 
-def _quiet():
-    return contextlib.redirect_stdout(io.StringIO())
-
-
-def _tensors(arrays):
+def tensors(arrays: dict) -> dict:
+    """NumPy's or PyTorch's arrays as PyTorch's, of their own memory."""
     import torch
 
-    return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+    return {name: torch.as_tensor(np.array(array)) for name, array in arrays.items()}
 
 
-def _load(network, state, device=None):
-    import torch
-
-    state = {k: torch.as_tensor(np.array(v)) for k, v in state.items()}
-    network.load_state_dict(state)
+def load(network, state: dict, device=None):
+    """Fills a PyTorch network, in evaluation mode, and moves it to the device."""
+    network.load_state_dict(tensors(state))
     return network.eval().to(device or sides.torch_device())

@@ -17,7 +17,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from benchmarks import common, cost, machine, peers, sides
+from benchmarks import common, cost, machine, sides
 from benchmarks.encode import SMALL_BACKBONE, encoder_config, head_convolutions, random_images
 from benchmarks.synthesis import generator_config
 from e4e_jax.models.arcface import ArcFace
@@ -181,7 +181,9 @@ def _pytorch(encoder, discriminator, frozen, images, flags, compiled):
 
 
 def _published(path, encoder, discriminator, frozen, images):
-    step = peers.TrainStep(path, encoder, discriminator, frozen, OPTIONS, len(images))
+    from benchmarks.published_code.train_step import TrainStep
+
+    step = TrainStep(path, encoder, discriminator, frozen, OPTIONS, len(images))
     side = _torch_side(step, images, "float32")
     coach = step.coach
     state = coach.optimizer.state

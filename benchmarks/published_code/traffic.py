@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks import peers, sides, train_step
 from benchmarks.encode import random_images
 from benchmarks.published_code import checkouts
+from benchmarks.published_code.train_step import TrainStep
 from benchmarks.synthesis import generator_config
 from e4e_jax.models.stylegan2 import Generator
 
@@ -147,7 +148,7 @@ def _step(traffic, path, batch):
     networks = train_step.make_networks(1024, False, "float32", sides.random_module)
     counted = []
     for images in (1, 2):
-        step = peers.TrainStep(path, *networks, train_step.OPTIONS, images)
+        step = TrainStep(path, *networks, train_step.OPTIONS, images)
         inputs = sides.to_torch(random_images(train_step.IMAGE_SIZE, images))
         traffic.bytes = 0
         with traffic:
