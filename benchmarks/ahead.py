@@ -3,13 +3,15 @@
 Compiles synthesis (1024x1024, bfloat16) and the training step of configs/ffhq.py for devices that
 are not at hand. For TPUs (pip install libtpu) a time follows from the cycles that the compiler
 expects of its operations, one after another: an estimate, not a measurement. For an H100
-(pip install 'jax[cuda13]') it is the time that what the operations read and write takes at the
-full rate of its memory: a bound from below. With --peer=PATH that of published code stands beside
-it, which has no compiler to ask: its operations are counted (published_code/traffic.py).
+(pip install 'jax[cuda13]') it is what its operations, one after another, take at the full rates
+of memory and arithmetic, each at the one that limits it: a bound from below. With --peer=PATH that
+of published code stands beside it, which has no compiler to ask: its operations are counted
+(published_code/traffic.py).
 """
 
 import argparse
 import dataclasses
+import json
 import os
 import pathlib
 import subprocess
@@ -54,20 +56,23 @@ class Target:
     Attributes:
       platform, topology, options: as `topologies.get_topology_desc` takes them.
       clock: Hz of a TPU's core: its peak rate over what its matrix units do in a cycle.
-      memory_rate: bytes/s of a GPU's memory.
+      rates: a GPU's, as NVIDIA publishes them, without sparsity.
     """
 
     platform: str
     topology: str
     options: dict = dataclasses.field(default_factory=dict)
     clock: float | None = None
-    memory_rate: float | None = None
+    rates: hlo.Rates | None = None
 
 
 TARGETS = {
     "v5e": Target("tpu", "v5e:2x4", clock=197e12 / (4 * 2 * 128**2)),
     "h100": Target(
-        "cuda", "1x1x8", {"target_config": _H100, "topology": "1x1x8"}, memory_rate=3.352e12
+        "cuda",
+        "1x1x8",
+        {"target_config": _H100, "topology": "1x1x8"},
+        rates=hlo.Rates(3.352e12, 989e12, 495e12),
     ),
 }
 PROGRAMS = ("synthesis", "step")
@@ -113,7 +118,7 @@ def ours(target: Target, name: str, batch: int, small: bool) -> dict:
     """Compiles a program of ours and reads what came out."""
     start = time.perf_counter()
     compiled = compile_for(target, name, batch, small)
-    row = {"code": "ours"} | hlo.read(compiled.as_text())
+    row = {"code": "ours"} | hlo.read(compiled.as_text(), target.rates)
     row["compile_seconds"] = time.perf_counter() - start
     row["peak_bytes"] = compiled.memory_analysis().peak_memory_in_bytes
     return row
@@ -144,20 +149,20 @@ def published(path: str, name: str, batch: int) -> dict | None:
         ended = f"the process ended with exit code {done.returncode}"
         raise RuntimeError(f"{path}: {(done.stderr.strip() or ended).splitlines()[-1]}")
     precision = peers.precision(clone, "bfloat16")
-    return {"code": f"{clone} {precision}", "traffic_bytes": int(done.stdout.split()[-1])}
+    return {"code": f"{clone} {precision}"} | json.loads(done.stdout.splitlines()[-1])
 
 
 def seconds(target: Target, row: dict) -> float | None:
-    """What the compiler expects on a TPU; on a GPU, the least that the traffic takes."""
-    if target.memory_rate:
-        return row["traffic_bytes"] / target.memory_rate
+    """What the compiler expects on a TPU; on a GPU, what the operations take at least."""
+    if target.rates:
+        return row["least_seconds"]
     return row["cycles"] / target.clock if row["cycles"] else None
 
 
 def show(row: dict) -> str:
     """A line of the table."""
     shown = f"{1e3 * row['seconds']:.1f} ms" if row["seconds"] else "none"
-    on_gpu = TARGETS[row["target"]].memory_rate
+    on_gpu = TARGETS[row["target"]].rates
     traffic = f"{row['traffic_bytes'] / 1e9:.1f}" if on_gpu else ""
     line = f"{row['program']:11}{row['target']:6}{row['code']:23}{shown:>10}{traffic:>12}"
     if row["code"] != "ours":
@@ -204,7 +209,7 @@ def main(argv=None):
         for target in flags.targets:
             try:
                 rows = [ours(TARGETS[target], name, flags.batch, flags.small)]
-                if TARGETS[target].memory_rate:
+                if TARGETS[target].rates:
                     rows += [published(path, name, flags.batch) for path in flags.peer]
             except RuntimeError as error:
                 print(f"benchmarks.ahead: {str(error).splitlines()[0]}", file=sys.stderr)

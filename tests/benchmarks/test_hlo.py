@@ -62,3 +62,43 @@ def test_traffic_of_a_loop_is_that_of_its_slices():
 
     x = jnp.ones((16, 4096))
     assert traffic(scan, x) == pytest.approx(3 * 16 * 4096 * 4, rel=0.01)
+
+
+PRODUCTS = """HloModule example
+
+%fused (p: bf16[8,16]) -> f32[8,4] {
+  %p = bf16[8,16]{1,0} parameter(0)
+  %q = bf16[16,4]{1,0} parameter(1)
+  ROOT %d = f32[8,4]{1,0} dot(%p, %q), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+ENTRY %main (x: bf16[2,8,8,4]) -> f32[8,4] {
+  %x = bf16[2,8,8,4]{3,2,1,0} parameter(0)
+  %k = bf16[6,3,3,4]{3,2,1,0} parameter(1)
+  %p = bf16[8,16]{1,0} parameter(2)
+  %q = bf16[16,4]{1,0} parameter(3)
+  %y = (bf16[2,4,4,6]{3,2,1,0}, u8[9]{0}) custom-call(%x, %k), dim_labels=b01f_o01i->b01f, TARGET"
+  ROOT %z = f32[8,4]{1,0} fusion(%p, %q), kind=kCustom, calls=%fused
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "kind, operands, result",
+    [
+        ("Forward", "%x, %k", "bf16[2,4,4,6]"),
+        ("BackwardInput", "%g, %k", "bf16[2,8,8,4]"),
+        ("BackwardFilter", "%x, %g", "bf16[6,3,3,4]"),
+    ],
+)
+def test_least_time_of_products(kind, operands, result):
+    """A convolution and its two gradients multiply the same pairs."""
+    program = PRODUCTS.replace("TARGET", f'custom_call_target="__cudnn$conv{kind}')
+    program = program.replace("bf16[2,4,4,6]", result).replace("%x, %k", operands)
+    program = program.replace("  %k =", "  %g = bf16[2,4,4,6]{3,2,1,0} parameter(4)\n  %k =")
+    rates = hlo.Rates(memory=1e30, flops=1.0, flops32=1e-3)
+    convolution, product = 2 * (2 * 4 * 4 * 6) * (3 * 3 * 4), 2 * 8 * 4 * 16
+    assert hlo.read(program, rates)["least_seconds"] == convolution + product
+    slow = hlo.Rates(memory=1.0, flops=1e30, flops32=1e30)
+    found = hlo.read(program, slow)
+    assert found["least_seconds"] == found["traffic_bytes"]

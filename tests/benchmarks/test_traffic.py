@@ -4,8 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks import hlo
 from benchmarks.published_code.traffic import Traffic
 
+RATES = hlo.Rates(memory=1e6, flops=4e6, flops32=2e6)
 N = 4 * 6  # numbers in an array [4, 6], of four bytes each
 
 
@@ -28,7 +30,7 @@ def x():
     ],
 )
 def test_an_operation_reads_its_inputs_and_writes_its_result(function, expected, x):
-    traffic = Traffic()
+    traffic = Traffic(RATES)
     with torch.no_grad(), traffic:
         function(x)
     assert traffic.bytes == 4 * expected
@@ -39,7 +41,7 @@ def test_a_frozen_kernel_has_no_gradient_to_write():
     kernel = torch.randn(3, 2, 1, 1)
     y = F.conv2d(x, kernel)
     ones = torch.ones_like(y)
-    frozen, trained = Traffic(), Traffic()
+    frozen, trained = Traffic(RATES), Traffic(RATES)
     with frozen:
         torch.autograd.grad(y, x, ones)
     assert frozen.bytes == 4 * (y.numel() + kernel.numel() + x.numel())
@@ -53,7 +55,7 @@ def test_a_fused_operator_is_one_operation_and_its_gradient_another(x):
     def slope(x, gain):
         return F.leaky_relu(x, 0.2) * gain
 
-    traffic = Traffic()
+    traffic = Traffic(RATES)
     x.requires_grad_()
     with traffic:
         y = traffic.as_one(slope)(x, 3.0)
@@ -63,3 +65,16 @@ def test_a_fused_operator_is_one_operation_and_its_gradient_another(x):
     assert traffic.bytes == 4 * (2 * N + N + 2 * N)  # the gradient that starts it is made too
     (expected,) = torch.autograd.grad(slope(x, 3.0).sum(), x)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("dtype, seconds", [(torch.float32, 2 * 64**3 / 2e6), (torch.half, 0.131)])
+def test_time_is_that_of_memory_or_of_arithmetic(dtype, seconds):
+    x = torch.empty(64, 64, dtype=dtype, device="meta")
+    traffic = Traffic(RATES)
+    with traffic:
+        x @ x
+    assert traffic.seconds == pytest.approx(seconds, rel=1e-2)
+    traffic.reset()
+    with traffic:
+        x + x
+    assert traffic.seconds == 3 * 64 * 64 * x.element_size() / 1e6
