@@ -112,10 +112,11 @@ def with_torch(flags, case: dict, pytorch: Callable[[bool], Side], published=Non
       flags: of the command line.
       case: the builders so far.
       pytorch: (compiled) -> the ordinary form in PyTorch.
-      published: name in `checkouts.CHECKOUTS` -> (its clone, the precision) -> that code's side.
+      published: name in `checkouts.CHECKOUTS` -> (path of its clone) -> that code's side.
 
     Raises:
-      ValueError: a path of --peer is no clone of these, or the networks are small.
+      ValueError: a path of --peer is no clone of these or the second of one, or the networks are
+        small.
     """
     if not machine.has_torch():
         return case
@@ -125,8 +126,10 @@ def with_torch(flags, case: dict, pytorch: Callable[[bool], Side], published=Non
         name = checkouts.recognise(path, published)
         if flags.small:
             raise ValueError("the published networks are not small; leave --small or --peer out.")
-        precision = peers.precision(name, flags.precision)
-        case[f"{name} {precision}"] = functools.partial(published[name], path, precision)
+        side = f"{name} {peers.precision(name, flags.precision, on_gpu=peers.on_gpu())}"
+        if side in case:
+            raise ValueError(f"--peer names two clones of {name}; expected one.")
+        case[side] = functools.partial(published[name], path)
     return case
 
 
@@ -155,6 +158,7 @@ def _parser(name, description, default_cases, peer):
         parser.add_argument(
             "--peer",
             nargs="+",
+            action="extend",
             default=[],
             metavar="PATH",
             help="clones of published code to time: encoder4editing; for synthesis also NVIDIA's "

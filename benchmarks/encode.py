@@ -54,10 +54,9 @@ def make_case(case, flags) -> common.Case:
         form = networks.copy_weights(network(), form).eval().to(sides.torch_device())
         return sides.torch_side(form, "codes", images, precision=flags.precision, compiled=compiled)
 
-    def e4e(path, precision):
-        return sides.torch_side(
-            peers.encoder(path, network()), "codes", images, precision="float32"
-        )
+    def e4e(path):
+        encoder = peers.e4e_encoder(path, network())
+        return sides.torch_side(encoder, "codes", images, precision="float32")
 
     builders = common.with_torch(flags, {sides.OURS: ours}, pytorch, {"e4e": e4e})
     return common.Case(case, batch, builders)

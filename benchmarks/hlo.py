@@ -9,10 +9,10 @@ import re
 _BYTES = {"bf16": 2, "f16": 2, "pred": 1, "s8": 1, "u8": 1, "f64": 8, "s64": 8, "u64": 8}
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)")
 _ARRAY = re.compile(r"\b([a-z]+\d+|pred)\[([\d,]*)\]")
-# They move nothing: names of values, and the second halves of asynchronous operations.
+# They move nothing, but give values names.
 _FREE = {
     *("parameter", "constant", "bitcast", "get-tuple-element", "tuple", "iota", "partition-id"),
-    *("all-reduce-done", "all-gather-done", "copy-done", "after-all"),
+    "after-all",
 }
 _LARGE = 1 << 20
 
@@ -67,7 +67,7 @@ class Instruction:
 
 
 def read(text: str, rates: Rates | None = None) -> dict:
-    """Counts over a run of the program; loops count as often as they run.
+    """Counts over a run of the program; loops count as often as they run, or once if that is open.
 
     Args:
       text: of the compiled program.
@@ -185,9 +185,11 @@ def _flops(instruction, known, computations):
 
 def _traffic(instruction, known, computations):
     """Bytes that one instruction reads and writes; of slices, what is in them."""
+    if instruction.opcode.endswith("-done"):  # what it gives is what it wrote
+        return instruction.bytes
     if instruction.opcode != "fusion":
         read = sum(known[name].bytes for name in set(instruction.operands) if name in known)
-        return instruction.bytes + read
+        return read if instruction.opcode.endswith("-start") else instruction.bytes + read
     inside = _inside(instruction, computations)
 
     def source(name):  # through changes of shape alone
@@ -200,28 +202,26 @@ def _traffic(instruction, known, computations):
         if inner.opcode != "bitcast":
             for position, name in enumerate(inner.operands):
                 users[source(name)].append((inner, position))
+    roots = [inside[source(inner.name)] for inner in inside.values() if inner.is_root]
+    if roots and roots[0].opcode == "tuple":
+        roots = [inside[source(name)] for name in roots[0].operands]
+
+    def in_place(inner):
+        if inner.opcode != "dynamic-update-slice" or inner not in roots:
+            return False
+        return inside[source(inner.operands[0])].opcode == "parameter"
+
     traffic = 0
     for inner in inside.values():
         if inner.opcode != "parameter":
             continue
-        used = users[inner.name]
-        if used and all(_is_slice(user, position) for user, position in used):
-            # A buffer that is updated in place is not read.
-            read = sum(user.bytes for user, _ in used if user.opcode != _UPDATE)
-            traffic += min(read, inner.bytes)
-        else:
-            traffic += inner.bytes
-    roots = [inner for inner in inside.values() if inner.is_root]
-    if roots and roots[0].opcode == "tuple":
-        roots = [inside[name] for name in roots[0].operands]
+        read = 0
+        for user, position in users[inner.name]:
+            if position == 0 and user.opcode in ("dynamic-slice", "slice"):
+                read += user.bytes
+            elif not (position == 0 and in_place(user)):
+                read += inner.bytes
+        traffic += min(read, inner.bytes)
     for root in roots:
-        root = inside[source(root.name)]
-        traffic += inside[root.operands[1]].bytes if root.opcode == _UPDATE else root.bytes
+        traffic += inside[root.operands[1]].bytes if in_place(root) else root.bytes
     return traffic
-
-
-_UPDATE = "dynamic-update-slice"
-
-
-def _is_slice(user, position):
-    return position == 0 and user.opcode in ("dynamic-slice", "slice", _UPDATE)

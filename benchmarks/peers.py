@@ -24,17 +24,25 @@ _FLOAT16_RESOLUTIONS = 4
 _CLAMP = 256
 
 
-def precision(name: str, ours: str) -> str:
-    """In what a clone computes where ours computes in a precision of `sides.PRECISIONS`."""
+def precision(name: str, ours: str, *, on_gpu: bool) -> str:
+    """What a published code computes in.
+
+    Args:
+      name: of the clone.
+      ours: what ours computes in, of `sides.PRECISIONS`.
+      on_gpu: elsewhere there is float32 alone.
+    """
+    if not on_gpu:
+        return "float32"
     if ours != "bfloat16":
         return ours
     return "tf32" if name == "e4e" else "float16"
 
 
-def synthesis(path, generator: Generator, *, device=None):
+def e4e_synthesis(path, generator: Generator, *, device=None):
     """e4e's generator as a function of codes [B, L, 512], with its constant noise.
 
-    `device` is PyTorch's, by default `sides.torch_device()`.
+    `device` is PyTorch's, by default `sides.torch_device()`. Raises ValueError as `importing` does.
     """
     with importing("e4e", path):
         from models.stylegan2.model import Generator as Published
@@ -45,24 +53,28 @@ def synthesis(path, generator: Generator, *, device=None):
     return lambda codes: network([codes], input_is_latent=True, randomize_noise=False)[0]
 
 
-def nvidia_synthesis(name: str, path, generator: Generator, *, float16: bool, device=None):
+def nvidia_synthesis(name: str, path, generator: Generator, *, precision: str, device=None):
     """NVIDIA's synthesis network as a function of codes [B, L, D], with its constant noise.
 
     Args:
       name: "stylegan2-ada" or "stylegan3".
       path: the clone.
       generator: ours.
-      float16: whether the highest resolutions compute in float16, as in its training.
+      precision: "float16" for the highest resolutions, as in its training; anything else is what
+        the process is set to.
       device: PyTorch's, by default `sides.torch_device()`.
+
+    Raises:
+      ValueError: as `importing` does.
     """
     module = {"stylegan2-ada": "networks", "stylegan3": "networks_stylegan2"}[name]
     with importing(name, path):
         published = importlib.import_module(f"training.{module}").SynthesisNetwork
-        if _on_gpu():
+        if on_gpu():
             for operator in ("bias_act", "upfirdn2d"):
                 if not importlib.import_module(f"torch_utils.ops.{operator}")._init():
                     raise RuntimeError(f"its {operator} could not be compiled")
-    config = generator.config
+    config, float16 = generator.config, precision == "float16"
     network = published(
         config.w_dim,
         config.resolution,
@@ -80,8 +92,8 @@ def nvidia_synthesis(name: str, path, generator: Generator, *, float16: bool, de
     return lambda codes: network(codes, noise_mode="const")
 
 
-def encoder(path, network: Encoder):
-    """e4e's encoder as a function of images [B, 3, 256, 256]."""
+def e4e_encoder(path, network: Encoder):
+    """e4e's encoder as a function of images [B, 3, 256, 256]; ValueError as of `importing`."""
     config = network.config
     resolution = 2 ** (config.num_styles // 2 + 1)
     with importing("e4e", path):
@@ -99,7 +111,7 @@ def inverter_state(encoder: Encoder, generator: Generator) -> dict:
     return export(Bundle("inverter", {"encoder": encoder, "generator": generator}, {}))[0]
 
 
-def _on_gpu() -> bool:
+def on_gpu() -> bool:
     return sides.torch_device() != "cpu"
 
 
@@ -110,11 +122,12 @@ def importing(name, path):
     Raises:
       ValueError: they cannot be imported.
     """
-    checkouts.prepare(name, path, gpu=_on_gpu())
+    checkouts.prepare(name, path, gpu=on_gpu())
     try:
         yield
     except (ImportError, OSError, RuntimeError) as error:
-        raise ValueError(f"the code at {path} cannot be used: {error}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"the code at {path} cannot be used: {reason}") from error
 
 
 def tensors(arrays: dict) -> dict:

@@ -47,12 +47,12 @@ def make_case(case, flags) -> common.Case:
     def side(synthesis):
         return sides.torch_side(synthesis, "image", codes, precision="float32")
 
-    def nvidia(name, path, precision):
-        float16 = precision == "float16"
-        return side(peers.nvidia_synthesis(name, path, network(), float16=float16))
+    def nvidia(name, path):
+        precision = peers.precision(name, flags.precision, on_gpu=peers.on_gpu())
+        return side(peers.nvidia_synthesis(name, path, network(), precision=precision))
 
     published = {
-        "e4e": lambda path, precision: side(peers.synthesis(path, network())),
+        "e4e": lambda path: side(peers.e4e_synthesis(path, network())),
         "stylegan2-ada": functools.partial(nvidia, "stylegan2-ada"),
         "stylegan3": functools.partial(nvidia, "stylegan3"),
     }

@@ -107,9 +107,11 @@ def make_case(case, flags, remat=()) -> common.Case:
     def pytorch(compiled):
         return _pytorch(*networks(), images, flags, compiled)
 
-    def e4e(path, precision):
+    def e4e(path):
         return _published(path, *networks(), images)
 
+    if remat and flags.peer:
+        raise ValueError("published code has no --remat; leave it or --peer out.")
     if remat:
         others = {sides.RECOMPUTING + choice: functools.partial(ours, choice) for choice in remat}
         return common.Case(case, batch, {sides.OURS: ours, **others})
@@ -132,7 +134,7 @@ def _ours(step, encoder, discriminator, frozen, images):
     results = {name: np.asarray(value) for name, value in terms.items() if name in _COMPARED}
     if machine.has_torch():
         momentum = _named(state.optimizer.momentum)
-        results["gradient"], results["gradient norm"] = _flat(momentum), _norm(momentum)
+        results["gradient"], results["gradient norms"] = _flat(momentum), _norms(momentum)
     held = [state]
 
     def run():
@@ -176,7 +178,7 @@ def _pytorch(encoder, discriminator, frozen, images, flags, compiled):
     state = step.optimizer.state
     momentum = {name: state[p]["m"].cpu() for name, p in forms["encoder"].named_parameters()}
     side.results["gradient"] = _flat(momentum)
-    side.results["gradient norm"] = _norm(momentum)
+    side.results["gradient norms"] = _norms(momentum)
     return side
 
 
@@ -188,7 +190,7 @@ def _published(path, encoder, discriminator, frozen, images):
     coach = step.coach
     state = coach.optimizer.state
     momentum = {k: state[p]["exp_avg"].cpu() for k, p in coach.net.encoder.named_parameters()}
-    side.results["gradient norm"] = _norm(momentum)
+    side.results["gradient norms"] = _norms(momentum)
     return side
 
 
@@ -235,10 +237,10 @@ def _flat(arrays):
     return np.concatenate(sample) / (1 - _B1)
 
 
-def _norm(arrays):
-    """Of the first gradient, where the names on two sides differ."""
+def _norms(arrays):
+    """Of each tensor's first gradient, in the order of size: names on two sides may differ."""
     norms = [np.linalg.norm(np.asarray(array, np.float64)) for array in arrays.values()]
-    return np.float32(np.linalg.norm(norms) / (1 - _B1))
+    return np.sort(norms) / (1 - _B1)
 
 
 def main(argv=None):

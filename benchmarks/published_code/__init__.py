@@ -1,1 +1,1 @@
-"""Networks of public repositories beside ours, for benchmarks.published."""
+"""Published PyTorch code: beside ours on the same weights, timed, or counted."""

@@ -58,8 +58,8 @@ def recognise(path, names) -> str:
 def prepare(name: str, path, *, gpu: bool = False) -> None:
     """Makes the modules of a clone importable.
 
-    Packages that they import without need here may be missing. Without a GPU, plain PyTorch takes
-    the place of what they would compile for CUDA, and "cuda" means the CPU.
+    Packages that they import without need here are left out or may be missing. Without a GPU,
+    plain PyTorch takes the place of what they would compile for CUDA, and "cuda" means the CPU.
 
     Args:
       name: one of `CHECKOUTS`.
@@ -74,9 +74,10 @@ def prepare(name: str, path, *, gpu: bool = False) -> None:
     sys.path.insert(0, root)
     if not gpu:
         _run_on_the_cpu()
-    _add_missing("matplotlib", use=lambda *_: None)
-    _add_missing("matplotlib.pyplot")
-    _add_missing("torch.utils.tensorboard", SummaryWriter=None)
+    # These would load much, TensorFlow too, and what is measured draws and writes nothing.
+    _stand_in("matplotlib", use=lambda *_: None)
+    _stand_in("matplotlib.pyplot")
+    _stand_in("torch.utils.tensorboard", SummaryWriter=None)
     _add_missing("pkg_resources", parse_version=packaging.version.parse)
     _add_missing("distutils")
     _add_missing("distutils.util", strtobool=None)
@@ -158,5 +159,9 @@ def _add_missing(name, **contents):
     try:
         importlib.import_module(name)
     except ImportError:
-        sys.modules[name] = types.ModuleType(name)
-        vars(sys.modules[name]).update(contents)
+        _stand_in(name, **contents)
+
+
+def _stand_in(name, **contents):
+    module = sys.modules.setdefault(name, types.ModuleType(name))
+    vars(module).update(contents)

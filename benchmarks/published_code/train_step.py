@@ -36,6 +36,9 @@ class TrainStep:
       options: weights of the losses.
       batch: images of a step.
 
+    Raises:
+      ValueError: the clone cannot be imported.
+
     Attributes:
       coach: the `Coach`.
     """

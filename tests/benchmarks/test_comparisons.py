@@ -9,7 +9,7 @@ import signal
 import numpy as np
 import pytest
 
-from benchmarks import common, encode, machine, metrics, sides, synthesis, train_step
+from benchmarks import common, encode, machine, metrics, peers, sides, synthesis, train_step
 from benchmarks.published_code import checkouts
 
 SIDE_NUMBERS = ("median_seconds", "seconds_per_image", "ratio_to_ours", "compile_seconds")
@@ -78,7 +78,7 @@ def test_train_step(tmp_path):
     result = run(train_step, tmp_path, "--cases", "256x2")
     errors = result["cases"][0]["sides"]["pytorch"]["errors"]
     terms = {"l2", "perceptual", "identity", "adversarial", "delta_norm"}
-    assert set(errors) == terms | {"gradient", "gradient norm"}
+    assert set(errors) == terms | {"gradient", "gradient norms"}
     assert errors["gradient"] < 1e-2
 
 
@@ -98,8 +98,8 @@ def test_without_pytorch_ours_is_timed_alone(tmp_path, monkeypatch, capsys):
     assert "PyTorch is not installed" in capsys.readouterr().out
 
 
-def test_sides_are_those_of_the_flags_and_of_the_clones(tmp_path):
-    """Published code that has no bfloat16 stands beside it in what it has."""
+def test_sides_are_those_of_the_flags_and_of_the_clones(tmp_path, monkeypatch):
+    """Published code that has no bfloat16 stands beside it in what it has on the device."""
     paths = {}
     for name in ("e4e", "stylegan2-ada"):
         marker = tmp_path / name / checkouts.CHECKOUTS[name].marker
@@ -107,15 +107,16 @@ def test_sides_are_those_of_the_flags_and_of_the_clones(tmp_path):
         marker.write_text("")
         paths[name] = str(tmp_path / name)
     calls = []
-    published = {name: lambda *arguments: calls.append(arguments) for name in paths}
+    published = {name: calls.append for name in paths}
 
-    def builders(precision, beside):
-        flags = argparse.Namespace(
-            beside=beside, peer=list(paths.values()), precision=precision, small=False
-        )
+    def builders(precision, beside, clones=("e4e", "stylegan2-ada")):
+        peer = [paths[name] for name in clones]
+        flags = argparse.Namespace(beside=beside, peer=peer, precision=precision, small=False)
         return common.with_torch(flags, {"ours": None}, calls.append, published)
 
-    assert list(builders("float32", [])) == ["ours", "e4e float32", "stylegan2-ada float32"]
+    cpu = ["ours", "e4e float32", "stylegan2-ada float32"]
+    assert list(builders("float32", [])) == list(builders("bfloat16", [])) == cpu
+    monkeypatch.setattr(peers, "on_gpu", lambda: True)
     found = builders("bfloat16", ["pytorch", "torch.compile"])
     assert list(found) == [
         *("ours", "pytorch", "torch.compile"),
@@ -123,8 +124,9 @@ def test_sides_are_those_of_the_flags_and_of_the_clones(tmp_path):
     ]
     for name in list(found)[1:]:
         found[name]()
-    assert calls[:2] == [False, True]
-    assert calls[2:] == [(paths["e4e"], "tf32"), (paths["stylegan2-ada"], "float16")]
+    assert calls == [False, True, paths["e4e"], paths["stylegan2-ada"]]
+    with pytest.raises(ValueError, match="two clones of e4e"):
+        builders("float32", [], ("e4e", "e4e"))
 
 
 def test_different_functions_are_not_timed():

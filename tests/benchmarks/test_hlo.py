@@ -64,6 +64,52 @@ def test_traffic_of_a_loop_is_that_of_its_slices():
     assert traffic(scan, x) == pytest.approx(3 * 16 * 4096 * 4, rel=0.01)
 
 
+UPDATES = """HloModule example
+
+%fused (p: f32[8,4]) -> (f32[8,4], f32[8,4]) {
+  %p = f32[8,4]{1,0} parameter(0)
+  %u = f32[1,4]{1,0} parameter(1)
+  %s = s32[] parameter(2)
+  %zero = f32[8,4]{1,0} broadcast(%s), dimensions={}
+  %b = f32[8,4]{1,0} bitcast(%p)
+  %d = f32[8,4]{1,0} dynamic-update-slice(%b, %u, %s, %s)
+  %e = f32[8,4]{1,0} dynamic-update-slice(%zero, %u, %s, %s)
+  ROOT %t = (f32[8,4]{1,0}, f32[8,4]{1,0}) tuple(%d, %e)
+}
+
+%cheap (p: f32[8,4]) -> f32[8,4] {
+  ROOT %c = f32[8,4]{1,0} constant(0)
+}
+
+%dear (p: f32[8,4]) -> f32[8,4] {
+  %p = f32[8,4]{1,0} parameter(0)
+  ROOT %c = f32[8,4]{1,0} negate(%p)
+}
+
+ENTRY %main (p: f32[8,4]) -> f32[8,4] {
+  %p = f32[8,4]{1,0} parameter(0)
+  %u = f32[1,4]{1,0} parameter(1)
+  %s = s32[] parameter(2)
+  PROGRAM
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "program, numbers",
+    [
+        # In place: the row is read and written. In zeros: the row is read, all is written.
+        ("%f = (f32[8,4], f32[8,4]) fusion(%p, %u, %s), kind=kLoop, calls=%fused", 4 + 1 + 4 + 32),
+        ("%f = f32[8,4] conditional(%s, %p, %p), branch_computations={%cheap, %dear}", 64),
+        ("%f = (f32[8,4], f32[8,4]) all-reduce-start(%p), to_apply=%add", 32),
+        ("%f = f32[8,4]{1,0} all-reduce-done(%p)", 32),
+        ("%f = (f32[8,4], f32[8,4]) tuple(%p, %p)", 0),
+    ],
+)
+def test_traffic_of_updates_branches_and_asynchronous_operations(program, numbers):
+    assert hlo.read(UPDATES.replace("PROGRAM", program))["traffic_bytes"] == 4 * numbers
+
+
 PRODUCTS = """HloModule example
 
 %fused (p: bf16[8,16]) -> f32[8,4] {

@@ -25,6 +25,7 @@ def x():
         (lambda x: x.reshape(6, 4).T[:2], 0),
         (lambda x: torch.empty(4, 6).copy_(x), 2 * N),
         (lambda x: torch.ones_like(x), N),
+        (lambda x: x.addcmul(x, x), 2 * N),  # read once
         (lambda x: x @ torch.ones(6, 2), 12 + N + 12 + 8),
         (lambda x: torch.empty(4, 6, device="meta").half().float(), N + N // 2 + N // 2 + N),
     ],
@@ -48,7 +49,7 @@ def test_a_frozen_kernel_has_no_gradient_to_write():
     y = F.conv2d(x, kernel.requires_grad_())
     with trained:
         torch.autograd.grad(y, (x, kernel), ones)
-    assert trained.bytes == 4 * (y.numel() + 2 * kernel.numel() + 2 * x.numel())
+    assert trained.bytes == 4 * (2 * y.numel() + 2 * kernel.numel() + 2 * x.numel())
 
 
 def test_a_fused_operator_is_one_operation_and_its_gradient_another(x):
@@ -77,4 +78,4 @@ def test_time_is_that_of_memory_or_of_arithmetic(dtype, seconds):
     traffic.reset()
     with traffic:
         x + x
-    assert traffic.seconds == 3 * 64 * 64 * x.element_size() / 1e6
+    assert traffic.seconds == 2 * 64 * 64 * x.element_size() / 1e6
