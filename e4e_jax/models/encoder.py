@@ -214,7 +214,7 @@ def _run_heads(heads, features, first, last_open):
     """
     graph, params = nnx.split(heads)
     num_heads, _, style_dim = heads.linear.weight.shape
-    # Most of all weights: the loop should move them in the type that they are needed in.
+    # Most of the encoder's weights: the loop moves them in the type that it computes in.
     params = jax.tree.map(lambda p: p.astype(features.dtype) if p.ndim == 5 else p, params)
 
     def run(params, features):
