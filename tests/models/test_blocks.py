@@ -15,14 +15,17 @@ def normal(*shape):
     return np.random.default_rng(len(shape)).normal(size=shape).astype(np.float32)
 
 
-def test_blocks_hold_their_positions_row_by_row_and_come_back():
-    image = normal(2, 6, 4, 3)
+@pytest.mark.parametrize("channels", [3, 32])  # moved; and convolved, being a vector's width
+def test_blocks_hold_their_positions_row_by_row_and_come_back(channels):
+    image = normal(2, 6, 4, channels)
     in_blocks = blocks.from_image(image)
-    assert in_blocks.shape == (2, 3, 2, 12)
-    for channels, (i, j) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
-        part = in_blocks[:, 2, 1, 3 * channels : 3 * channels + 3]
+    assert in_blocks.shape == (2, 3, 2, 4 * channels)
+    for position, (i, j) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+        part = in_blocks[:, 2, 1, channels * position : channels * (position + 1)]
         np.testing.assert_array_equal(part, image[:, 4 + i, 2 + j])
-    np.testing.assert_array_equal(blocks.to_image(in_blocks), image)
+    back, pull = jax.vjp(blocks.to_image, in_blocks)
+    np.testing.assert_array_equal(back, image)
+    np.testing.assert_array_equal(pull(image)[0], in_blocks)
 
 
 @pytest.mark.parametrize("up", [False, True], ids=["plain", "up"])
