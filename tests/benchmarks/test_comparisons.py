@@ -129,6 +129,13 @@ def test_sides_are_those_of_the_flags_and_of_the_clones(tmp_path, monkeypatch):
         builders("float32", [], ("e4e", "e4e"))
 
 
+def test_published_code_that_does_not_compile_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(checkouts, "prepare", lambda *_, **__: None)
+    message = "^the code at clone cannot be used: Error building extension 'fused'$"
+    with pytest.raises(ValueError, match=message), peers.importing("e4e", "clone"):
+        raise RuntimeError("Error building extension 'fused'\nand what the compiler said")
+
+
 def test_different_functions_are_not_timed():
     def side(value):
         return sides.Side(lambda: None, {"image": np.full((2, 2), value)}, 0.0)
