@@ -179,13 +179,8 @@ def main(argv=None):
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS))
     parser.add_argument("--batch", type=int, default=8, help="images of each device")
     parser.add_argument("--plain", action="store_true", help="without models/blocks.py on TPUs")
-    parser.add_argument(
-        "--peer",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="PATH",
-        help="clones of encoder4editing and stylegan2-ada-pytorch to count beside the H100's",
+    common.add_peers(
+        parser, "clones of encoder4editing and stylegan2-ada-pytorch to count beside the H100's"
     )
     parser.add_argument("--small", action="store_true", help="tiny networks, to try the program")
     parser.add_argument("--json", metavar="PATH", help="write all numbers there")

@@ -155,16 +155,19 @@ def _parser(name, description, default_cases, peer):
     )
     parser.add_argument("--json", metavar="PATH", help="write all numbers there")
     if peer:
-        parser.add_argument(
-            "--peer",
-            nargs="+",
-            action="extend",
-            default=[],
-            metavar="PATH",
-            help="clones of published code to time: encoder4editing; for synthesis also NVIDIA's "
+        add_peers(
+            parser,
+            "clones of published code to time: encoder4editing; for synthesis also NVIDIA's "
             "stylegan2-ada-pytorch or stylegan3",
         )
     return parser
+
+
+def add_peers(parser: argparse.ArgumentParser, about: str) -> None:
+    """Adds --peer, a list of paths; `about` is its help."""
+    parser.add_argument(
+        "--peer", nargs="+", action="extend", default=[], metavar="PATH", help=about
+    )
 
 
 def _run_case(case: Case, make_case, flags) -> dict:
