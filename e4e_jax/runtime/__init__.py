@@ -1,0 +1,1 @@
+"""The ground floor: files, programs and hosts; it knows nothing of images."""
