@@ -15,6 +15,7 @@ from e4e_jax.editing.interfacegan import boundary, condition
 from e4e_jax.editing.sefa import sefa_directions
 from e4e_jax.editing.stylespace import attribute_channels
 from e4e_jax.inversion.folder import load_latents
+from e4e_jax.runtime.files import read_arrays
 from e4e_jax.toy.faces import FACTORS
 from e4e_jax.toy.features import ToyFeatures
 
@@ -178,18 +179,14 @@ def _read_scores(path, names) -> dict[str, np.ndarray]:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no file of scores at {path}.")
     if path.endswith(".npz"):
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                scores = {key: np.asarray(archive[key], np.float64) for key in archive.files}
-        except (ValueError, OSError, EOFError) as error:
-            raise ValueError(f"{path} is no readable .npz file of scores: {error}.") from None
+        scores = read_arrays(path, "scores")
         for key, values in scores.items():
-            if values.shape != (len(names),):
+            if values.shape != (len(names),) or values.dtype.kind not in "biuf":
                 raise ValueError(
-                    f"{path}: {key} has shape {list(values.shape)}; expected [{len(names)}], one "
-                    "for each of the latents."
+                    f"{path}: {key} is {values.dtype} of shape {list(values.shape)}; expected "
+                    f"numbers of shape [{len(names)}], one for each of the latents."
                 )
-        return scores
+        return {key: values.astype(np.float64) for key, values in scores.items()}
     with open(path, newline="", encoding="utf-8-sig") as file:
         rows = list(csv.reader(file))
     if len(rows) < 2 or len(rows[0]) < 2:

@@ -1,9 +1,10 @@
 """Files of editing directions: NumPy archives of named arrays."""
 
 import os
-import zipfile
 
 import numpy as np
+
+from e4e_jax.runtime.files import read_arrays
 
 
 def save_directions(path: str, directions: dict[str, np.ndarray]) -> None:
@@ -20,15 +21,9 @@ def load_directions(path: str) -> dict[str, np.ndarray]:
       FileNotFoundError: there is no such file.
       ValueError: the file is damaged, or an array is not [D] or [L, D] floats; in one sentence.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"there is no file of directions at {path}.")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            directions = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no readable .npz file of directions: {error}.") from None
+    directions = read_arrays(path, "directions")
     for name, array in directions.items():
-        if array.ndim not in (1, 2) or not np.issubdtype(array.dtype, np.floating):
+        if array.ndim not in (1, 2) or array.dtype.kind != "f":
             raise ValueError(
                 f"{path}: {name} is {array.dtype} of shape {array.shape}; "
                 "expected floats of shape [D] or [L, D]."

@@ -12,7 +12,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ import numpy as np
 from e4e_jax.data.images import decode_image, image_grid, resize_image, save_png, to_uint8
 from e4e_jax.data.pipeline import make_pipeline
 from e4e_jax.data.sources import Subset
+from e4e_jax.runtime.files import read_arrays
 
 _SETTINGS, _LATENTS, _GRID, _PARTS = "inversion.json", "latents.npz", "grid.png", ".parts"
 _GRID_ROWS, _GRID_PAIRS = 8, 2  # input | inversion, twice in a row
@@ -173,19 +173,21 @@ def load_latents(path) -> tuple[list[str], np.ndarray]:
       FileNotFoundError: there is no such file.
       ValueError: it is damaged, or holds something else; in one sentence.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            names, codes = archive["names"], archive["codes"]
-    except FileNotFoundError:
-        raise FileNotFoundError(f"there is no file of latents at {path}.") from None
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no readable .npz file of latents: {error}.") from None
-    if codes.ndim != 3 or names.shape != codes.shape[:1] or codes.dtype.kind != "f":
+    arrays = read_arrays(path, "latents")
+    if not {"names", "codes"} <= arrays.keys():
         raise ValueError(
-            f"{path} holds names {list(names.shape)} and codes {codes.dtype} {list(codes.shape)}; "
-            "expected [N] and floats [N, L, D]."
+            f"{path} holds {', '.join(arrays) or 'nothing'}; expected latents, which are arrays "
+            "names and codes."
         )
-    return [str(name) for name in names], codes
+    names, codes = arrays["names"], arrays["codes"]
+    fits = codes.ndim == 3 and codes.dtype.kind == "f" and names.dtype.kind == "U"
+    if not fits or names.shape != codes.shape[:1]:
+        raise ValueError(
+            f"{path} holds names {names.dtype} {list(names.shape)} and codes {codes.dtype} "
+            f"{list(codes.shape)}; expected strings [N] and floats [N, L, D]."
+        )
+    with np.errstate(over="ignore"):
+        return [str(name) for name in names], codes.astype(np.float32)
 
 
 def save_latents(path, names, codes) -> None:

@@ -7,12 +7,12 @@ import json
 import logging
 import os
 import pathlib
-import zipfile
 
 import jax
 import numpy as np
 
 import e4e_jax
+from e4e_jax.runtime.files import read_arrays
 
 
 class Cache:
@@ -35,9 +35,8 @@ class Cache:
             return None
         text = _complete(key)
         try:
-            with np.load(self._path(text), allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+            arrays = read_arrays(self._path(text), "results")
+        except (OSError, ValueError):
             return None
         return arrays if str(arrays.pop("key", "")) == text else None
 

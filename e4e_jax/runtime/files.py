@@ -1,13 +1,19 @@
-"""Files: written whole or not at all, and archives of arrays read without trusting them."""
+"""Files: written whole or not at all, and read without trusting what is in them."""
 
 import contextlib
+import math
 import os
 import pathlib
 import secrets
+import stat
+import warnings
 import zipfile
 from collections.abc import Iterator
 
 import numpy as np
+
+# What an archive unpacks to at most: codes and images shrink by little, a bomb by a thousand.
+_FREE_BYTES, _LARGEST_RATIO = 64 * 2**20, 50
 
 
 @contextlib.contextmanager
@@ -45,7 +51,9 @@ def write_arrays(path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def read_arrays(path, what: str) -> dict[str, np.ndarray]:
-    """Reads a .npz file of named arrays; nothing in it is executed.
+    """Reads a .npz file of named arrays, of numbers or strings; nothing in it is executed.
+
+    No more memory is taken than the file's own size justifies, whatever it claims to hold.
 
     Args:
       path: the file.
@@ -53,13 +61,96 @@ def read_arrays(path, what: str) -> dict[str, np.ndarray]:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is damaged or no such archive; in one sentence.
+      ValueError: it cannot be read, is damaged, or is no such archive; in one sentence.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"there is no file of {what} at {path}.")
+    with _opened(path, what, ".npz") as file:
+        start = file.read(6)
+        if start == b"\x93NUMPY":
+            raise ValueError("it is a .npy file of one array; expected a .npz file, as np.savez")
+        if start[:4] not in (b"PK\3\4", b"PK\5\6"):  # the second of an archive without members
+            raise ValueError("it does not begin as one")
+        size = file.seek(0, os.SEEK_END)
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            _check_members(members, size)
+            return {
+                member.filename.removesuffix(".npy"): _read_member(archive, member)
+                for member in members
+            }
+
+
+@contextlib.contextmanager
+def _opened(path, what, kind):
+    """The open file; whatever reading it raises is told in one sentence.
+
+    Libraries raise what they like for damaged bytes, NotImplementedError, struct.error, zlib.error
+    and RecursionError among them; a list of all would never be complete.
+    """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise ValueError(f"{path} is no readable .npz file of {what}: {reason}.") from None
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"there is no file of {what} at {path}.") from None
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, what, kind, error) from None
+    if not stat.S_ISREG(mode):  # a pipe would be waited for, a device has no end
+        found = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise ValueError(f"{path} is {found}; expected a {kind} file of {what}.")
+    try:
+        with open(path, "rb") as file:
+            yield file
+    except Exception as error:
+        raise _unreadable(path, what, kind, error) from None
+
+
+def _unreadable(path, what, kind, error) -> ValueError:
+    reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+    reason = reason[:300].rstrip(".") or type(error).__name__
+    return ValueError(f"{path} is no readable {kind} file of {what}: {reason}.")
+
+
+def _check_members(members, size):
+    """Looks at what a zip file of `size` bytes claims to hold, before any of it is unpacked."""
+    names = set()
+    for member in members:
+        name = member.filename
+        if not name.endswith(".npy") or not name.isprintable() or len(name) > 1000:
+            raise ValueError(f"it holds {name!r:.80}, which is no array")
+        if name in names:
+            raise ValueError(f"it holds {name!r} twice")
+        names.add(name)
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"{name} is compressed in another way than NumPy does")
+    packed = sum(member.compress_size for member in members)
+    unpacked = sum(member.file_size for member in members)
+    if packed > size or unpacked > _FREE_BYTES + _LARGEST_RATIO * size:
+        raise ValueError(f"it claims to hold {unpacked:,} bytes in a file of {size:,}")
+
+
+def _read_member(archive, member) -> np.ndarray:
+    """One array, whose header must ask for as many bytes as there are."""
+    with archive.open(member) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd headers: they fit or they do not
+        version = np.lib.format.read_magic(file)
+        if version == (1, 0):
+            header = np.lib.format.read_array_header_1_0(file)
+        elif version == (2, 0):
+            header = np.lib.format.read_array_header_2_0(file)
+        else:
+            raise ValueError(f"{member.filename} is of format {version}; expected 1.0 or 2.0")
+        shape, fortran_order, dtype = header
+        if dtype.kind not in "biufcSU" or dtype.itemsize == 0:
+            raise ValueError(f"{member.filename} is of type {dtype}; expected numbers or strings")
+        claimed = math.prod(shape) * dtype.itemsize
+        if min(shape, default=0) < 0 or claimed != member.file_size - file.tell():
+            raise ValueError(
+                f"{member.filename} claims to be {dtype} {list(shape)}, {claimed:,} bytes, and has "
+                f"{member.file_size - file.tell():,}"
+            )
+        data = bytearray(claimed)
+        view, done = memoryview(data), 0
+        while done < claimed and (count := file.readinto(view[done : done + 2**20])):
+            done += count
+        if done < claimed or file.read(1):  # reading past the end compares the checksum
+            raise ValueError(f"{member.filename} ends early")
+    array = np.ndarray(shape, dtype, data, order="F" if fortran_order else "C")
+    return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
