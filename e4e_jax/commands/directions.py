@@ -16,6 +16,7 @@ from e4e_jax.editing.sefa import sefa_directions
 from e4e_jax.editing.stylespace import attribute_channels
 from e4e_jax.inversion.folder import load_latents
 from e4e_jax.runtime.files import read_arrays
+from e4e_jax.runtime.tables import read_table
 from e4e_jax.toy.faces import FACTORS
 from e4e_jax.toy.features import ToyFeatures
 
@@ -176,9 +177,7 @@ def _score_samples(model, name, samples):
 
 def _read_scores(path, names) -> dict[str, np.ndarray]:
     """Attribute -> scores [N] in the order of names; NaN where a name has none."""
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"there is no file of scores at {path}.")
-    if path.endswith(".npz"):
+    if path.lower().endswith(".npz"):
         scores = read_arrays(path, "scores")
         for key, values in scores.items():
             if values.shape != (len(names),) or values.dtype.kind not in "biuf":
@@ -186,27 +185,14 @@ def _read_scores(path, names) -> dict[str, np.ndarray]:
                     f"{path}: {key} is {values.dtype} of shape {list(values.shape)}; expected "
                     f"numbers of shape [{len(names)}], one for each of the latents."
                 )
+            if np.isinf(values).any():
+                raise ValueError(f"{path}: {key} holds infinity; expected numbers, or NaN.")
         return {key: values.astype(np.float64) for key, values in scores.items()}
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.reader(file))
-    if len(rows) < 2 or len(rows[0]) < 2:
-        raise ValueError(f"{path} has no scores; expected a header name,ATTRIBUTE,... and rows.")
-    header, *rows = rows
-    known = {}
-    for number, row in enumerate(rows, start=2):
-        try:
-            known[row[0]] = [float(value) if value.strip() else np.nan for value in row[1:]]
-        except (ValueError, IndexError):
-            known[row[0] if row else ""] = []
-        if len(row) != len(header) or not known[row[0]]:
-            raise ValueError(
-                f"{path}, line {number}: expected a name and {len(header) - 1} numbers, "
-                f"found {','.join(row)!r:.80}."
-            )
-    if not set(known) & set(names):
+    columns, known = read_table(path, "scores")
+    if known.keys().isdisjoint(names):
         raise ValueError(
-            f"{path} and the latents have no name in common, {rows[0][0]!r} and {names[0]!r} for "
-            "instance."
+            f"{path} and the latents have no name in common, {next(iter(known))!r} and "
+            f"{names[0]!r} for instance."
         )
-    table = np.array([known.get(name, [np.nan] * (len(header) - 1)) for name in names])
-    return dict(zip(header[1:], table.T, strict=True))
+    table = np.array([known.get(name, [np.nan] * len(columns)) for name in names])
+    return dict(zip(columns, table.T, strict=True))

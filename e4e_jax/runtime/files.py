@@ -8,7 +8,8 @@ import secrets
 import stat
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import BinaryIO
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def write_arrays(path, arrays: dict[str, np.ndarray]) -> None:
         np.savez(file, **arrays)
 
 
-def read_arrays(path, what: str) -> dict[str, np.ndarray]:
+def read_arrays(path, what: str, only: Collection[str] | None = None) -> dict[str, np.ndarray]:
     """Reads a .npz file of named arrays, of numbers or strings; nothing in it is executed.
 
     No more memory is taken than the file's own size justifies, whatever it claims to hold.
@@ -58,12 +59,13 @@ def read_arrays(path, what: str) -> dict[str, np.ndarray]:
     Args:
       path: the file.
       what: what it should hold, for messages, such as "directions".
+      only: the arrays to read, those of them that are there; by default all.
 
     Raises:
       FileNotFoundError: there is no such file.
       ValueError: it cannot be read, is damaged, or is no such archive; in one sentence.
     """
-    with _opened(path, what, ".npz") as file:
+    with opened(path, what, ".npz") as file:
         start = file.read(6)
         if start == b"\x93NUMPY":
             raise ValueError("it is a .npy file of one array; expected a .npz file, as np.savez")
@@ -73,18 +75,28 @@ def read_arrays(path, what: str) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             _check_members(members, size)
+            named = {member.filename.removesuffix(".npy"): member for member in members}
             return {
-                member.filename.removesuffix(".npy"): _read_member(archive, member)
-                for member in members
+                name: _read_member(archive, member)
+                for name, member in named.items()
+                if only is None or name in only
             }
 
 
 @contextlib.contextmanager
-def _opened(path, what, kind):
-    """The open file; whatever reading it raises is told in one sentence.
+def opened(path, what: str, kind: str) -> Iterator[BinaryIO]:
+    """Gives a file open for reading; whatever the block raises becomes one sentence.
 
     Libraries raise what they like for damaged bytes, NotImplementedError, struct.error, zlib.error
     and RecursionError among them; a list of all would never be complete.
+
+    Args:
+      path: the file.
+      what: what it should hold, and `kind` its extension, for messages.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is no file, or the block failed.
     """
     try:
         mode = os.stat(path).st_mode

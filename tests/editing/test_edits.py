@@ -25,7 +25,13 @@ def generator():
 
 @pytest.mark.parametrize(
     "values, strengths",
-    [("1", (1,)), ("-1,0.5,2", (-1, 0.5, 2)), ("-1:1:5", (-1, -0.5, 0, 0.5, 1)), ("1e1", (10,))],
+    [
+        ("1", (1,)),
+        ("-1,0.5,2", (-1, 0.5, 2)),
+        ("-1:1:5", (-1, -0.5, 0, 0.5, 1)),
+        ("1e1", (10,)),
+        (" .5 , +2. ", (0.5, 2)),
+    ],
 )
 def test_strengths(values, strengths, generator):
     edit = parse_edit(f"smile={values}", DIRECTIONS, generator)
@@ -76,8 +82,38 @@ def test_a_coordinate_is_set_along_a_component(text, first, last, generator):
         ("smile:=1", "sets a coordinate; expected a component of GANSpace that has its mean"),
         ("sefa_0:=1", "that has its mean beside it as sefa_mean, or = to add"),
         ("pca_1:=1", "sets a coordinate; expected a component"),
+        ("smile=0:1:99999999999", "too many or too large; expected at most 1,000 of them"),
+        ("smile=0:1:" + "9" * 5000, "too many"),
+        ("smile=" + "1," * 1000 + "1", "too many"),
+        ("smile=1e999", "too large; expected at most .* from -1,000,000 to 1,000,000"),
+        ("smile=-1e30:1:3", "too large"),
+        ("smile=inf", "not understood"),
+        ("smile=0:1:-5", "not understood"),
+        ("smile=0:1:2:3", "not understood"),
+        ("smile=0:1", "not understood"),
+        ("smile=1,,2", "not understood"),
+        ("smile=1_0", "not understood"),
+        ("smile=\u0661", "not understood"),  # an Arabic 1, which float() takes
+        ("smile=0:1:\u0663", "not understood"),
+        ("smile@\u0661-2=1", "expected NAME=STRENGTHS"),
+        ("", "expected NAME=STRENGTHS"),
+        ("=1", "expected NAME=STRENGTHS"),
+        ("smile\n\n\n@0-1=1", "expected NAME=STRENGTHS"),
+        ("x" * 20_000 + "=1", "at most 10,000 characters"),
+        ("x" * 9_000 + "=1", "there is no direction xxx"),
+        ("sefa_" + "9" * 5000 + "=1", "there is no direction sefa_999"),
+        ("smile@0-" + "9" * 5000 + "=1", "names layers 0 to 1000000000; expected layers in order"),
+        ("style:999999999999999999999:0=1", "names channel 0 of convolution 1000000000; this gen"),
+        ("style:0:" + "9" * 5000 + "=1", "has 5 convolutions, and 8 channels in that one"),
     ],
 )
 def test_mistakes_are_one_sentence(text, sentence, generator):
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match=sentence) as caught:
         parse_edit(text, DIRECTIONS, generator)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+def test_a_message_does_not_name_a_thousand_directions(generator):
+    many = {f"d{i}": np.ones(8, np.float32) for i in range(1000)}
+    with pytest.raises(ValueError, match="expected one of d0, d1, .*, d49, ..., sefa_0 to sefa_7"):
+        parse_edit("smile=1", many, generator)
