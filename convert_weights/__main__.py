@@ -54,11 +54,17 @@ def _parser():
         help="what SRC is, where it is not found out rightly",
     )
     parser.add_argument("--to", choices=["bundle", "pytorch"], default="bundle")
+    parser.add_argument(
+        "--class", dest="label", type=int, metavar="N",
+        help="with --to pytorch: the class to keep of a class-conditional generator",
+    )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace what is at DST")
     return parser
 
 
 def _to_bundle(flags):
+    if flags.label is not None:
+        raise ConvertError("--class goes with --to pytorch; a bundle holds all classes.")
     _check_destination(flags)
     checkpoints = [read(path) for path in flags.sources]
     converted = formats.convert(checkpoints, flags.format)
@@ -83,7 +89,7 @@ def _to_pytorch(flags):
     if len(flags.sources) != 1 or flags.format is not None:
         raise ConvertError("--to pytorch takes one bundle and no --format.")
     _check_destination(flags)
-    checkpoint, found = export.export(bundle.load_bundle(flags.sources[0]))
+    checkpoint, found = export.export(bundle.load_bundle(flags.sources[0]), flags.label)
     print(f"{flags.sources[0]}: to PyTorch")
     _print_lines(found)
     export.save(checkpoint, flags.destination)

@@ -1,5 +1,6 @@
 """Bundles -> checkpoints that the published PyTorch code loads with `strict=True`."""
 
+import dataclasses
 import os
 
 import numpy as np
@@ -14,24 +15,30 @@ from convert_weights.stylegan2 import (
 )
 from e4e_jax.bundle import Bundle
 from e4e_jax.models.resnet import ResNetConfig
+from e4e_jax.models.stylegan2 import class_generator
 
 _MAPPING_LR_MUL = 0.01  # which the published code fixes
 
 
-def export(bundle: Bundle) -> tuple[dict, list[str]]:
+def export(bundle: Bundle, label: int | None = None) -> tuple[dict, list[str]]:
     """The checkpoint of an inverter (e4e, pSp) or of a generator (rosinality).
+
+    Args:
+      bundle: as `load_bundle` opens it.
+      label: the class to keep of a class-conditional generator, which no such layout can hold.
 
     Returns:
       A dict for `torch.save`, its tensors NumPy arrays, and lines to print about it.
 
     Raises:
-      ConvertError: a bundle of another kind.
+      ConvertError: a bundle of another kind, or a label that does not fit.
     """
     if bundle.kind not in ("inverter", "generator"):
         raise ConvertError(
             f"a bundle of kind {bundle.kind!r} has no layout to go back to; expected an inverter "
             "or a generator."
         )
+    bundle = _of_one_class(bundle, label)
     generator = bundle.networks["generator"]
     average = np.array(generator.latent_avg[...])
     if bundle.kind == "generator":
@@ -58,6 +65,26 @@ def export(bundle: Bundle) -> tuple[dict, list[str]]:
     }
     found = f"the layout of e4e and pSp ({options['encoder_type']})"
     return checkpoint, [found, *_differences(generator.config)]
+
+
+def _of_one_class(bundle, label):
+    """The bundle with generators without classes."""
+    classes = bundle.networks["generator"].config.num_classes
+    if label is None and not classes:
+        return bundle
+    if label is None:
+        raise ConvertError(
+            f"the generator has {classes} classes, which rosinality's layout does not; expected "
+            f"--class=N, one of 0 to {classes - 1}."
+        )
+    try:
+        networks = {
+            name: class_generator(network, label) if name.startswith("generator") else network
+            for name, network in bundle.networks.items()
+        }
+    except ValueError as error:
+        raise ConvertError(str(error)) from None
+    return dataclasses.replace(bundle, networks=networks)
 
 
 def save(checkpoint: dict, path) -> None:
@@ -142,6 +169,8 @@ def _differences(config) -> list[str]:
     found = []
     if config.conv_clamp is not None:
         found.append(f"left out: the clamp at {config.conv_clamp:g}, which that code does not have")
+    if config.image_channels != 3:
+        found.append("one colour channel, where that code builds three unless it is changed")
     usual = (config.z_dim, config.w_dim, config.mapping_layers, config.channel_max) == (
         512,
         512,

@@ -166,6 +166,9 @@ def _convert_nvidia(checkpoint):
     group = checkpoint.values.get("D/b4.mbstd.group_size", 4)
     if group != 4:
         checkpoint.leave_out("^D/", f"discriminator with groups of {group}, ours has groups of 4")
+    if generator.config.num_classes:
+        reason = "discriminator of classes, as none is trained here"
+        checkpoint.leave_out("^D/", reason)
     if checkpoint.has("D/"):
         networks["discriminator"] = stylegan2.read_nvidia_discriminator(
             checkpoint.under("D/"), generator.config
@@ -188,9 +191,12 @@ def _check_alike(checkpoint, networks):
 def _describe_generator(generator, average):
     config = generator.config
     lines = [
-        f"StyleGAN2 generator of {config.resolution}x{config.resolution} images, "
+        f"StyleGAN2 generator of {config.resolution}x{config.resolution} "
+        f"{'grey ' * (config.image_channels == 1)}images, "
         f"{config.num_styles} styles of {config.w_dim}"
     ]
+    if config.num_classes:
+        lines.append(f"of one of {config.num_classes} classes, which a label names")
     if config.conv_clamp is not None:
         lines.append(f"outputs of its layers clamped at {config.conv_clamp:g}")
     if average is None:

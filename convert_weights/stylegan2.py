@@ -101,6 +101,7 @@ def read_rosinality_generator(checkpoint: Checkpoint) -> Generator:
         z_dim=z_dim,
         w_dim=w_dim,
         mapping_layers=checkpoint.count("style.", start=1),
+        image_channels=checkpoint.shape("to_rgb1.conv.weight", rank=5)[1],
     )
     generator = nnx.eval_shape(lambda: Generator(config, rngs=nnx.Rngs(0)))
     for name, value in rosinality_filters(generator).items():
@@ -124,6 +125,7 @@ def read_rosinality_discriminator(checkpoint: Checkpoint, config: GeneratorConfi
         z_dim=config.z_dim,
         w_dim=config.w_dim,
         mapping_layers=config.mapping_layers,
+        image_channels=config.image_channels,
     )
     discriminator = nnx.eval_shape(lambda: Discriminator(config, rngs=nnx.Rngs(0)))
     for name, value in rosinality_filters(discriminator).items():
@@ -163,6 +165,8 @@ def set_average(generator: Generator, average: np.ndarray | None) -> None:
 
 def nvidia_generator_rows(generator: Generator) -> list[Row]:
     rows = [Row("mapping.w_avg", "latent_avg")]
+    if generator.config.num_classes:
+        rows += linear("mapping.embed", "mapping.embed", "weight")
     for i in range(len(generator.mapping.layers)):
         rows += linear(f"mapping.fc{i}", f"mapping.layers.{i}", "weight")
     rows += [Row("synthesis.b4.const", "synthesis.constant", "C y x -> y x C")]
@@ -208,18 +212,21 @@ def read_nvidia_generator(checkpoint: Checkpoint) -> Generator:
     """Plans a generator of the tensors behind the checkpoint's prefix.
 
     Raises:
-      ConvertError: a class-conditional generator, or StyleGAN3's.
+      ConvertError: StyleGAN3's, or one of other sizes than this package has.
     """
     values = checkpoint.values
-    if values.get(f"{checkpoint.prefix}c_dim"):
-        classes = values[f"{checkpoint.prefix}c_dim"]
-        raise checkpoint.error(
-            f"{checkpoint.prefix[:-1]} is conditioned on {classes} classes; expected a generator "
-            "without classes"
-        )
     if checkpoint.has("synthesis.input."):
         raise checkpoint.error("it holds a StyleGAN3 generator; expected StyleGAN2")
     w_dim, z_dim = checkpoint.shape("mapping.fc0.weight")
+    classes = 0
+    if values.get(f"{checkpoint.prefix}c_dim") or checkpoint.has("mapping.embed."):
+        embedded, classes = checkpoint.shape("mapping.embed.weight")
+        z_dim -= embedded  # the first layer reads z and the embedding of the class
+        if embedded != w_dim or z_dim < 1:
+            raise checkpoint.error(
+                f"{checkpoint.prefix}mapping embeds {classes} classes as {embedded} numbers beside "
+                f"a z of {z_dim}; expected {w_dim}, the size of w, and a z"
+            )
     layers = checkpoint.count("mapping.fc")
     config = generator_config(
         checkpoint,
@@ -229,6 +236,8 @@ def read_nvidia_generator(checkpoint: Checkpoint) -> Generator:
         mapping_layers=layers,
         mapping_lr_mul=_nvidia_mapping_lr_mul(checkpoint, layers),
         conv_clamp=values.get(f"{checkpoint.prefix}synthesis.b4.conv1.conv_clamp"),
+        image_channels=checkpoint.shape("synthesis.b4.torgb.weight", rank=4)[0],
+        num_classes=classes,
     )
     generator = nnx.eval_shape(lambda: Generator(config, rngs=nnx.Rngs(0)))
     _check_nvidia_filters(checkpoint, "synthesis.")
@@ -246,6 +255,7 @@ def read_nvidia_discriminator(checkpoint: Checkpoint, config: GeneratorConfig) -
         w_dim=config.w_dim,
         mapping_layers=config.mapping_layers,
         conv_clamp=checkpoint.values.get(f"{checkpoint.prefix}b4.conv.conv_clamp"),
+        image_channels=config.image_channels,
     )
     discriminator = nnx.eval_shape(lambda: Discriminator(config, rngs=nnx.Rngs(0)))
     _check_nvidia_filters(checkpoint, "")

@@ -8,7 +8,7 @@ from flax import nnx
 from e4e_jax import bundle
 from e4e_jax.inversion.invert import encode
 from e4e_jax.models.encoder import Encoder
-from e4e_jax.models.stylegan2 import Generator
+from e4e_jax.models.stylegan2 import Generator, class_generator
 
 
 class GeneratorModel:
@@ -19,20 +19,42 @@ class GeneratorModel:
       latent_avg: [L, D], the code of the average image.
       resolution: R, side of the images.
       num_styles: L.
+      num_classes: of a class-conditional generator; 0 for one without classes.
     """
 
     def __init__(self, generator: Generator):
         self.generator = generator
+        self.num_classes = generator.config.num_classes
         self.resolution = generator.config.resolution
         self.num_styles = generator.config.num_styles
         self.latent_avg = generator.broadcast(generator.latent_avg[...][None])[0]
-        self._map = _compiled(generator, Generator.map)
+        self._map = _compiled(generator, Generator.map)  # z, truncation_psi, label
         self._synthesize = _compiled(generator, _synthesize)
 
-    def map(self, z, truncation_psi: float = 1.0) -> jax.Array:
-        """z [B, z_dim] -> w [B, D], pulled towards the average for `truncation_psi` < 1."""
+    def map(self, z, label=None, *, truncation_psi: float = 1.0) -> jax.Array:
+        """z [B, z_dim] -> w [B, D], pulled towards the average for `truncation_psi` < 1.
+
+        Args:
+          z: standard normal.
+          label: of a class-conditional generator: a class, a class for each z [B], or weights of
+            the classes [B, num_classes]. Its average is one for all classes, as published.
+          truncation_psi: 1 for w as it is, 0 for the average.
+
+        Raises:
+          ValueError: z of another shape, or a label that does not fit the generator.
+        """
         z = _checked("z", z, (None, self.generator.config.z_dim))
-        return self._map(z, truncation_psi)
+        return self._map(z, truncation_psi, _checked_label(label, len(z), self.num_classes))
+
+    def for_class(self, label: int) -> "GeneratorModel":
+        """The generator of one class, without classes; see `stylegan2.class_generator`.
+
+        Its `latent_avg` is the mean of that class.
+
+        Raises:
+          ValueError: the generator has no classes, or no such one.
+        """
+        return GeneratorModel(class_generator(self.generator, label))
 
     def broadcast(self, w) -> jax.Array:
         """w [B, D] -> w_plus [B, L, D], the same w for every style."""
@@ -158,6 +180,25 @@ def _checked(name, array, shape, advice=""):
         expected = ", ".join("any" if n is None else str(n) for n in shape)
         raise ValueError(f"{name} has shape {array.shape}; expected [{expected}]{advice}.")
     return array
+
+
+def _checked_label(label, batch, classes):
+    """Weights of the classes [B, C] in float32, or None where there are none; or a ValueError."""
+    if label is None and not classes:
+        return None
+    if label is None or not classes:
+        found = "there is no label" if label is None else f"label is {np.asarray(label)!s:.40}"
+        expected = f"a label of 0 to {classes - 1}" if classes else "none (truncation_psi by name)"
+        raise ValueError(f"{found} and the generator has {classes} classes; expected {expected}.")
+    label = np.asarray(label)
+    if label.dtype.kind in "iu":
+        if label.shape not in ((), (batch,)) or label.min() < 0 or label.max() >= classes:
+            raise ValueError(
+                f"label is {label!s:.40} of shape {label.shape}; expected one class or [{batch}] "
+                f"classes, 0 to {classes - 1}."
+            )
+        label = np.eye(classes, dtype=np.float32)[np.broadcast_to(label, (batch,))]
+    return _checked("label", label, (batch, classes), advice=", or whole numbers")
 
 
 def _checked_images(images, shape):

@@ -110,15 +110,22 @@ def linear(p, name, x, lr_mul=1.0):
     return F.linear(x, weight * (lr_mul / math.sqrt(weight.shape[1])), p[name + ".bias"] * lr_mul)
 
 
-def mapping(p, config, z):
-    x = z / (z.square().mean(1, keepdim=True) + 1e-8).sqrt()
+def mapping(p, config, z, label=None):
+    """z [B, Z], and of a class-conditional generator a one-hot label [B, C] -> w [B, D]."""
+
+    def normalised(x):
+        return x / (x.square().mean(1, keepdim=True) + 1e-8).sqrt()
+
+    x = normalised(z)
+    if label is not None:
+        x = torch.cat([x, normalised(linear(p, "mapping.embed", label))], 1)
     for i in range(config.mapping_layers):
         x = leaky_relu(linear(p, f"mapping.layers.{i}", x, lr_mul=0.01))
     return x
 
 
 def synthesis(p, config, w_plus, noise="constant"):
-    """Codes [B, L, D] -> images [B, 3, R, R]; noise is "constant", "random" or "none"."""
+    """Codes [B, L, D] -> images [B, 3 or 1, R, R]; noise is "constant", "random" or "none"."""
 
     def clamp(x):
         return x if config.conv_clamp is None else x.clamp(-config.conv_clamp, config.conv_clamp)
@@ -150,7 +157,7 @@ def synthesis(p, config, w_plus, noise="constant"):
 
 
 def discriminator(p, config, images):
-    """Images [B, 3, R, R] -> logits [B]."""
+    """Images [B, 3 or 1, R, R] -> logits [B]."""
 
     def bias(name):
         return p[name + ".bias"][:, None, None]

@@ -10,6 +10,8 @@ from e4e_jax.models import ops
 from e4e_jax.models.layers import EqualLinear, leaky_relu
 from e4e_jax.models.stylegan2 import GeneratorConfig
 
+_LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601), as Pillow's mode L
+
 
 class EqualConv(nnx.Module):
     """Convolution with an equalised learning rate; halves the resolution with `down`."""
@@ -48,7 +50,8 @@ class ResidualBlock(nnx.Module):
 class Discriminator(nnx.Module):
     """Images [B, R, R, 3] in [-1, 1] -> logits [B] float32.
 
-    Takes the generator's configuration: its resolution, its channels and `conv_clamp`.
+    Takes the generator's configuration: its resolution, its channels, `conv_clamp` and
+    `image_channels`. With 1 of these it looks at the images' luma, of grey ones at themselves.
     """
 
     def __init__(self, config: GeneratorConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
@@ -56,7 +59,9 @@ class Discriminator(nnx.Module):
         self.dtype = dtype
         resolutions = config.block_resolutions[::-1]
         last = config.channels(4)
-        self.from_rgb = EqualConv(3, config.channels(config.resolution), 1, rngs=rngs)
+        self.from_rgb = EqualConv(
+            config.image_channels, config.channels(config.resolution), 1, rngs=rngs
+        )
         self.blocks = nnx.List(
             ResidualBlock(
                 config.channels(r), config.channels(r // 2), clamp=config.conv_clamp, rngs=rngs
@@ -69,6 +74,8 @@ class Discriminator(nnx.Module):
 
     def __call__(self, images):
         clamp = self.config.conv_clamp
+        if self.config.image_channels == 1:
+            images = jnp.sum(images * jnp.array(_LUMA), axis=-1, keepdims=True)
         x = _clamped(leaky_relu(self.from_rgb(images.astype(self.dtype))), clamp)
         for block in self.blocks:
             x = block(x)

@@ -22,6 +22,8 @@ class GeneratorConfig:
       mapping_layers, mapping_lr_mul: depth and learning-rate multiplier of the mapping network.
       channel_base, channel_max: a layer at r x r has min(channel_base / r, channel_max) channels.
       conv_clamp: bound on every layer's output, for generators trained in float16; None for none.
+      image_channels: 3, or 1 for grey images, which leave the synthesis network as grey RGB.
+      num_classes: of a class-conditional generator; 0 for one without classes.
     """
 
     resolution: int
@@ -32,12 +34,20 @@ class GeneratorConfig:
     channel_base: int = 32768
     channel_max: int = 512
     conv_clamp: float | None = None
+    image_channels: int = 3
+    num_classes: int = 0
 
     def __post_init__(self):
         if self.resolution not in (8, 16, 32, 64, 128, 256, 512, 1024):
             raise ValueError(
                 f"resolution is {self.resolution}; expected a power of two from 8 to 1024."
             )
+        if self.image_channels not in (1, 3):
+            raise ValueError(
+                f"the images have {self.image_channels} channels; expected 3, or 1 for grey ones."
+            )
+        if self.num_classes < 0:
+            raise ValueError(f"num_classes is {self.num_classes}; expected 0 or more.")
 
     @property
     def block_resolutions(self) -> tuple[int, ...]:
@@ -61,17 +71,40 @@ class LatentAverage(nnx.Variable):
 
 
 class MappingNetwork(nnx.Module):
-    """z [B, z_dim] -> w [B, w_dim]: normalisation, then slowly learning equalised layers."""
+    """z [B, z_dim] -> w [B, w_dim]: normalisation, then slowly learning equalised layers.
+
+    Of a class-conditional generator the first layer reads a normalised embedding of the class
+    behind z, as in StyleGAN2-ADA (Karras et al. 2020, arXiv 2006.06676).
+    """
 
     def __init__(self, config: GeneratorConfig, *, rngs: nnx.Rngs):
-        sizes = [config.z_dim] + [config.w_dim] * config.mapping_layers
+        classes = config.num_classes
+        self.embed = EqualLinear(classes, config.w_dim, rngs=rngs) if classes else None
+        first = config.z_dim + (config.w_dim if classes else 0)
+        sizes = [first] + [config.w_dim] * config.mapping_layers
         self.layers = nnx.List(
             EqualLinear(i, o, lr_mul=config.mapping_lr_mul, rngs=rngs)
             for i, o in zip(sizes[:-1], sizes[1:], strict=True)
         )
 
-    def __call__(self, z):
+    def __call__(self, z, label=None):
+        """z [..., z_dim], label [..., num_classes] -> w [..., w_dim].
+
+        Args:
+          z: standard normal.
+          label: of a class-conditional generator: one-hot classes, or weights of several.
+
+        Raises:
+          ValueError: a label is missing, or there is one and the generator has no classes.
+        """
         x = normalize_second_moment(z)
+        if (self.embed is None) != (label is None):
+            expected = "no label" if label is not None else "a label (of commands: --class)"
+            count = 0 if self.embed is None else self.embed.weight.shape[0]
+            raise ValueError(f"the generator has {count} classes; expected {expected}.")
+        if label is not None:
+            y = normalize_second_moment(self.embed(label))
+            x = jnp.concatenate([x, jnp.broadcast_to(y, (*x.shape[:-1], y.shape[-1]))], axis=-1)
         for layer in self.layers:
             x = leaky_relu(layer(x))
         return x
@@ -108,18 +141,18 @@ class StyledConv(nnx.Module):
 
 
 class ToRGB(nnx.Module):
-    """Modulated 1x1 convolution to three channels, without demodulation or activation."""
+    """Modulated 1x1 convolution to colours (C: 3, or 1), without demodulation or activation."""
 
-    def __init__(self, in_channels, w_dim, *, clamp, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (1, 1, in_channels, 3)))
+    def __init__(self, in_channels, colours, w_dim, *, clamp, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (1, 1, in_channels, colours)))
         self.modulation = EqualLinear(w_dim, in_channels, bias_init=1.0, rngs=rngs)
-        self.bias = nnx.Param(jnp.zeros((3,)))
+        self.bias = nnx.Param(jnp.zeros((colours,)))
         self.clamp = clamp
 
     def __call__(self, x, style, *, in_blocks=False):
-        """x [B, H, W, I], in blocks or not, style [B, I] -> RGB [B, H, W, 3] float32."""
+        """x [B, H, W, I], in blocks or not, style [B, I] -> [B, H, W, C] float32."""
         kernel = self.kernel[...] / math.sqrt(self.kernel.shape[2])
-        weights = style[:, :, None] * kernel[0, 0]  # [B, I, 3]
+        weights = style[:, :, None] * kernel[0, 0]  # [B, I, C]
         if in_blocks:  # each position by itself
             weights = jax.vmap(lambda matrix: jnp.kron(jnp.eye(4), matrix))(weights)
         # One matrix for each example: of so few channels that is less work than scaling x.
@@ -145,7 +178,7 @@ class SynthesisNetwork(nnx.Module):
                     StyledConv(below, out, resolution, w_dim, up=True, clamp=clamp, rngs=rngs)
                 )
             convs.append(StyledConv(out, out, resolution, w_dim, up=False, clamp=clamp, rngs=rngs))
-            to_rgbs.append(ToRGB(out, w_dim, clamp=clamp, rngs=rngs))
+            to_rgbs.append(ToRGB(out, config.image_channels, w_dim, clamp=clamp, rngs=rngs))
         self.convs = nnx.List(convs)  # 4x4, then (up, plain) for every resolution above it
         self.to_rgbs = nnx.List(to_rgbs)
         self.dtype = dtype
@@ -171,7 +204,7 @@ class SynthesisNetwork(nnx.Module):
             from them again.
 
         Returns:
-          [B, R, R, 3] float32.
+          [B, R, R, 3] float32; of a generator of grey images three equal channels.
         """
         styles = self.styles(w_plus) if styles is None else styles
         noises = [_layer_noise(conv, i, noise, keys) for i, conv in enumerate(self.convs)]
@@ -203,7 +236,8 @@ class SynthesisNetwork(nnx.Module):
                 x, rgb = jax.lax.platform_dependent(x, rgb, tpu=tpu, default=plain)
             else:
                 x, rgb = plain(x, rgb)
-        return rgb
+        # Here alone grey becomes RGB: losses, metrics and files know nothing else.
+        return jnp.repeat(rgb, 3, axis=-1) if rgb.shape[-1] == 1 else rgb
 
 
 def _layer_noise(conv: StyledConv, index, noise, keys):
@@ -230,9 +264,12 @@ class Generator(nnx.Module):
         self.synthesis = SynthesisNetwork(config, dtype=dtype, rngs=rngs)
         self.latent_avg = LatentAverage(jnp.zeros((config.w_dim,)))
 
-    def map(self, z, truncation_psi=1.0):
-        """z [B, z_dim] -> w [B, w_dim], pulled towards `latent_avg` for `truncation_psi` < 1."""
-        w = self.mapping(z)
+    def map(self, z, truncation_psi=1.0, label=None):
+        """z [B, z_dim] -> w [B, w_dim], pulled towards `latent_avg` for `truncation_psi` < 1.
+
+        `label` [B, num_classes] is that of `MappingNetwork`; `latent_avg` is one for all classes.
+        """
+        w = self.mapping(z, label)
         return self.latent_avg[...] + truncation_psi * (w - self.latent_avg[...])
 
     def broadcast(self, w):
@@ -244,3 +281,38 @@ def mean_latent(generator: Generator, key, samples=10_000):
     """The mean of w [w_dim] over `samples` draws of z (what `latent_avg` holds)."""
     z = jax.random.normal(key, (samples, generator.config.z_dim))
     return jnp.mean(generator.mapping(z), axis=0)
+
+
+def class_generator(generator: Generator, label: int) -> Generator:
+    """A generator without classes that maps z as a class-conditional one does for one class.
+
+    What the first layer reads of the class is the same for every z: it moves into the layer's
+    bias. `latent_avg` becomes the mean w of the class, which an encoder of the class starts from.
+
+    Raises:
+      ValueError: the generator has no classes, or no such one.
+    """
+    config = generator.config
+    if not 0 <= label < config.num_classes:
+        expected = f"0 to {config.num_classes - 1}" if config.num_classes else "none"
+        raise ValueError(f"the class is {label} of {config.num_classes}; expected {expected}.")
+    first = generator.mapping.layers[0]
+    embedded = generator.mapping.embed(jax.nn.one_hot(label, config.num_classes))
+    inputs = first.weight.shape[0]
+    of_z, of_class = jnp.split(first.weight[...], [config.z_dim])
+    state = nnx.to_pure_dict(nnx.state(generator))
+    del state["mapping"]["embed"]
+    state["mapping"]["layers"][0] = {  # equalised over z_dim inputs instead of all
+        "weight": of_z * math.sqrt(config.z_dim / inputs),
+        "bias": first.bias[...]
+        + jnp.dot(normalize_second_moment(embedded), of_class, precision="highest")
+        / math.sqrt(inputs),
+    }
+    config = dataclasses.replace(config, num_classes=0)
+    dtype = generator.synthesis.dtype
+    found = nnx.eval_shape(lambda: Generator(config, dtype=dtype, rngs=nnx.Rngs(0)))
+    variables = nnx.state(found)
+    nnx.replace_by_pure_dict(variables, state)
+    nnx.update(found, variables)
+    found.latent_avg[...] = mean_latent(found, jax.random.key(0))
+    return found

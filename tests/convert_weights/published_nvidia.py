@@ -57,16 +57,32 @@ def to_rgb(layer, x, w):
     return layer.clamped(x + layer.bias[:, None, None])
 
 
+def normalised(x):
+    return x / (x.square().mean(1, keepdim=True) + 1e-8).sqrt()
+
+
 class Generator(StyleGAN):
     def __init__(
-        self, resolution, w_dim, layers, channels, clamp=None, classes=0, mapping_lr_mul=0.01
+        self,
+        resolution,
+        w_dim,
+        layers,
+        channels,
+        clamp=None,
+        classes=0,
+        mapping_lr_mul=0.01,
+        colours=3,
     ):
         super().__init__()
         self.sizes = [2**i for i in range(2, resolution.bit_length())]
         self.c_dim = classes
+        self.layers = layers
         self.mapping = nn.Module()
+        if classes:
+            self.mapping.embed = EqualLinear(classes, w_dim)
         for i in range(layers):
-            layer = EqualLinear(w_dim, w_dim, lr_mul=mapping_lr_mul)
+            n_in = 2 * w_dim if classes and i == 0 else w_dim
+            layer = EqualLinear(n_in, w_dim, lr_mul=mapping_lr_mul)
             layer.bias_gain = mapping_lr_mul
             self.mapping.add_module(f"fc{i}", layer)
         self.mapping.register_buffer("w_avg", torch.zeros(w_dim))
@@ -79,14 +95,16 @@ class Generator(StyleGAN):
                 n_in = channels(size // 2)
                 block.conv0 = Layer(n_in, n, 3, clamp, w_dim=w_dim, size=size)
             block.conv1 = Layer(n, n, 3, clamp, w_dim=w_dim, size=size)
-            block.torgb = Layer(n, 3, 1, clamp, w_dim=w_dim)
+            block.torgb = Layer(n, colours, 1, clamp, w_dim=w_dim)
             add_filter(block)
             self.synthesis.add_module(f"b{size}", block)
 
-    def map(self, z):
-        x = z / (z.square().mean(1, keepdim=True) + 1e-8).sqrt()
-        for layer in self.mapping.children():
-            x = ops.leaky_relu(layer(x))
+    def map(self, z, label=None):
+        x = normalised(z)
+        if label is not None:
+            x = torch.cat([x, normalised(self.mapping.embed(label))], 1)
+        for i in range(self.layers):
+            x = ops.leaky_relu(getattr(self.mapping, f"fc{i}")(x))
         return x
 
     def forward(self, codes):
@@ -106,13 +124,17 @@ class Generator(StyleGAN):
 
 
 class Discriminator(StyleGAN):
-    def __init__(self, resolution, channels, clamp=None, group_size=4):
+    def __init__(self, resolution, channels, clamp=None, group_size=4, classes=0, colours=3):
         super().__init__()
+        self.c_dim = classes
+        if classes:
+            self.mapping = nn.Module()
+            self.mapping.embed = EqualLinear(classes, channels(4))
         self.sizes = [2**i for i in range(resolution.bit_length() - 1, 2, -1)]
         for size in self.sizes:
             n, n_out, block = channels(size), channels(size // 2), nn.Module()
             if size == resolution:
-                block.fromrgb = Layer(3, n, 1, clamp)
+                block.fromrgb = Layer(colours, n, 1, clamp)
             block.conv0 = Layer(n, n, 3, clamp)
             block.conv1 = Layer(n, n_out, 3, clamp)
             block.skip = Layer(n, n_out, 1, clamp, bias=False)

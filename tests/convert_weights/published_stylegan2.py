@@ -47,10 +47,10 @@ class StyledConv(nn.Module):
 
 
 class ToRGB(nn.Module):
-    def __init__(self, n_in, w_dim, up):
+    def __init__(self, n_in, w_dim, up, colours):
         super().__init__()
-        self.bias = nn.Parameter(torch.zeros(1, 3, 1, 1))
-        self.conv = Modulated(n_in, 3, 1, w_dim)
+        self.bias = nn.Parameter(torch.zeros(1, colours, 1, 1))
+        self.conv = Modulated(n_in, colours, 1, w_dim)
         if up:
             self.upsample = Filter(4.0)
 
@@ -63,7 +63,7 @@ def published_channels(resolution):
 
 
 class Generator(StyleGAN):
-    def __init__(self, resolution, w_dim=512, layers=8, channels=published_channels):
+    def __init__(self, resolution, w_dim=512, layers=8, channels=published_channels, colours=3):
         super().__init__()
         sizes = [2**i for i in range(2, resolution.bit_length())]
         self.style = nn.Sequential(
@@ -72,7 +72,7 @@ class Generator(StyleGAN):
         self.input = nn.Module()
         self.input.input = nn.Parameter(torch.randn(1, channels(4), 4, 4))
         self.conv1 = StyledConv(channels(4), channels(4), w_dim, up=False)
-        self.to_rgb1 = ToRGB(channels(4), w_dim, up=False)
+        self.to_rgb1 = ToRGB(channels(4), w_dim, False, colours)
         self.convs, self.to_rgbs = nn.ModuleList(), nn.ModuleList()
         self.noises = nn.Module()
         self.noises.register_buffer("noise_0", torch.randn(1, 1, 4, 4))
@@ -80,7 +80,7 @@ class Generator(StyleGAN):
             n = channels(size)
             self.convs.append(StyledConv(channels(size // 2), n, w_dim, up=True))
             self.convs.append(StyledConv(n, n, w_dim, up=False))
-            self.to_rgbs.append(ToRGB(n, w_dim, up=True))
+            self.to_rgbs.append(ToRGB(n, w_dim, True, colours))
             for i in (len(self.convs) - 1, len(self.convs)):
                 self.noises.register_buffer(f"noise_{i}", torch.randn(1, 1, size, size))
 
@@ -138,11 +138,11 @@ class Block(nn.Module):
 
 
 class Discriminator(StyleGAN):
-    def __init__(self, resolution, channels=published_channels):
+    def __init__(self, resolution, channels=published_channels, colours=3):
         super().__init__()
         sizes = [2**i for i in range(resolution.bit_length() - 1, 1, -1)]
         blocks = [Block(channels(n), channels(n // 2)) for n in sizes[:-1]]
-        stem = nn.Sequential(Weight(3, channels(resolution), 1), Bias(channels(resolution)))
+        stem = nn.Sequential(Weight(colours, channels(resolution), 1), Bias(channels(resolution)))
         self.convs = nn.Sequential(stem, *blocks)
         n = channels(4)
         self.final_conv = nn.Sequential(Weight(n + 1, n, 3), Bias(n))

@@ -131,10 +131,10 @@ def test_nvidia_s_multiplier_of_the_mapping_network_is_read(tmp_path, capsys):
 
 
 def test_nvidia_files_that_cannot_be_converted_are_named(tmp_path, capsys):
-    classes = nvidia.Generator(8, WIDTH, LAYERS, channels, classes=10)
-    nvidia.write_pickle(tmp_path / "c.pkl", {"G_ema": classes})
-    assert main([str(tmp_path / "c.pkl"), str(tmp_path / "b")]) == 1
-    assert "G_ema is conditioned on 10 classes" in capsys.readouterr().err
+    alpha = nvidia.Generator(8, WIDTH, LAYERS, channels, colours=4)
+    nvidia.write_pickle(tmp_path / "a.pkl", {"G_ema": alpha})
+    assert main([str(tmp_path / "a.pkl"), str(tmp_path / "b")]) == 1
+    assert "the images have 4 channels; expected 3, or 1" in capsys.readouterr().err
 
     networks = {
         "G_ema": nvidia.Generator(8, WIDTH, LAYERS, channels),
