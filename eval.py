@@ -8,6 +8,11 @@ Without arguments it evaluates the shipped toy inverter on drawn faces that it h
   python eval.py --checkpoint=bundles/stylegan2_ffhq --images=FFHQ --metrics=fid50k_full
 """
 
+from e4e_jax.runtime import program
+
+if __name__ == "__main__":
+    program.begin("eval.py")
+
 import dataclasses
 import os
 import sys
@@ -58,20 +63,21 @@ _METRICS_OF_THE_PAPER = ["l2", "lpips", "id", "fid", "swd"]
 
 
 def main(argv):
+    if code := program.run("eval.py", lambda: _main(argv), several_lines=True):
+        sys.exit(code)
+
+
+def _main(argv):
     if len(argv) > 1:
-        _fail(f"unexpected argument {argv[1]!r}; options start with --.")
+        raise ValueError(f"unexpected argument {argv[1]!r}; options start with --.")
     logging.set_verbosity(logging.WARNING)
     # Heavy imports wait until the flags are known to be good.
     from e4e_jax.process import set_up
     from e4e_jax.training import parallel
 
     set_up()
-    try:
-        parallel.initialize_distributed()
-        _evaluate(_CONFIG.value)
-    except (ValueError, OSError) as error:
-        logging.debug("What failed:", exc_info=True)
-        _fail(error)
+    parallel.initialize_distributed()
+    _evaluate(_CONFIG.value)
 
 
 def _evaluate(config):
@@ -272,11 +278,5 @@ def _parse_size(values):
     return int(values[0]), int(values[1])
 
 
-def _fail(reason):
-    for line in str(reason).splitlines():
-        print(f"eval.py: {line}", file=sys.stderr)
-    sys.exit(1)
-
-
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    program.end(program.run("eval.py", lambda: app.run(main, flags_parser=parse_flags)))

@@ -3,9 +3,13 @@
 Without arguments it trains e4e on the built-in toy domain.
 """
 
+from e4e_jax.runtime import program
+
+if __name__ == "__main__":
+    program.begin("train.py")
+
 import math
 import os
-import sys
 
 from absl import app, flags, logging
 
@@ -22,21 +26,17 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "This process's number, f
 
 def main(argv):
     if len(argv) > 1:
-        _fail(f"unexpected argument {argv[1]!r}; options start with --.")
+        raise ValueError(f"unexpected argument {argv[1]!r}; options start with --.")
     logging.set_verbosity(logging.WARNING)  # Orbax tells a story of every save
     # Heavy imports wait until the flags are known to be good.
     from e4e_jax.process import set_up
-    from e4e_jax.training import hooks, loop, parallel
+    from e4e_jax.training import loop, parallel
 
     config = _CONFIG.value
     set_up(memory_first=_are_large(config.data.image_size))
     workdir = os.path.abspath(_WORKDIR.value or os.path.join("runs", config.name))
-    try:
-        parallel.initialize_distributed(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-        loop.train(config, workdir)
-    except (ValueError, OSError, hooks.NonFiniteLoss) as error:
-        logging.debug("What failed:", exc_info=True)
-        _fail(error)
+    parallel.initialize_distributed(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    loop.train(config, workdir)
 
 
 def _are_large(size):
@@ -45,10 +45,5 @@ def _are_large(size):
     return known and math.prod(size) >= 128 * 128  # measured at 256x256, and not so at 64x64
 
 
-def _fail(reason):
-    print(f"train.py: {reason}", file=sys.stderr)
-    sys.exit(1)
-
-
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    program.end(program.run("train.py", lambda: app.run(main, flags_parser=parse_flags)))

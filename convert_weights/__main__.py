@@ -1,8 +1,12 @@
 """python -m convert_weights SRC [SRC...] DST: published checkpoints -> bundles, and back."""
 
+from e4e_jax.runtime import program
+
+if __name__ == "__main__":
+    program.begin("convert_weights")
+
 import argparse
 import os
-import sys
 import time
 
 from convert_weights import export, formats
@@ -15,20 +19,16 @@ from e4e_jax.editing.files import save_directions
 def main(arguments=None) -> int:
     """Runs the command; returns the exit code."""
     flags = _parser().parse_args(arguments)
+    return program.run("convert_weights", lambda: _convert(flags))
+
+
+def _convert(flags):
     start = time.monotonic()
-    try:
-        if flags.to == "pytorch":
-            _to_pytorch(flags)
-        else:
-            _to_bundle(flags)
-    except (ValueError, OSError) as error:
-        print(f"convert_weights: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except MemoryError:
-        print("convert_weights: there is not enough memory for this file.", file=sys.stderr)
-        return 1
+    if flags.to == "pytorch":
+        _to_pytorch(flags)
+    else:
+        _to_bundle(flags)
     print(f"{flags.destination}: written in {time.monotonic() - start:.1f} s")
-    return 0
 
 
 def _parser():
@@ -123,4 +123,4 @@ def _print_lines(lines):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.end(main())

@@ -1,8 +1,12 @@
 """python -m e4e_jax COMMAND: what can be done with bundles from the shell."""
 
+from e4e_jax.runtime import program
+
+if __name__ == "__main__":
+    program.begin("e4e_jax")
+
 import argparse
 import json
-import sys
 
 from e4e_jax import bundle
 from e4e_jax.commands.directions import add_directions
@@ -22,12 +26,7 @@ def main(arguments=None) -> int:
         add_command(commands)
     flags = parser.parse_args(arguments)
     set_up()
-    try:
-        flags.run(flags)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"e4e_jax: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    return 0
+    return program.run("e4e_jax", lambda: flags.run(flags))
 
 
 def add_info(commands):
@@ -58,4 +57,4 @@ COMMANDS = [
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.end(main())

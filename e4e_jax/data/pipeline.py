@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.resource_tracker
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ import numpy as np
 from absl import flags
 
 from e4e_jax.data.images import ImageError, resize_image
+from e4e_jax.runtime.program import without_interrupts
 
 _PADDING = -1  # in place of an example's index: fills the last batch of an evaluation
 
@@ -142,10 +144,15 @@ class Pipeline:
         if self._step == self.num_batches:
             self.close()
             raise StopIteration
-        if not self._running:
-            self._running.append(self._start())
         try:
-            batch = next(self._running[0])
+            if self._running:
+                batch = next(self._running[0])
+            else:
+                if self._workers:
+                    _start_resource_tracker()
+                with without_interrupts():  # the workers start with the first batch
+                    self._running.append(self._start())
+                    batch = next(self._running[0])
         except Exception:
             self.close()  # Grain's iterator has lost its place, ours is kept
             raise
@@ -279,6 +286,23 @@ class _LoadBatch:
 def _stop(running):
     while running:
         running.pop().close()
+
+
+def _start_resource_tracker():
+    """Starts multiprocessing's process that removes semaphores, which has SIGINT let in again.
+
+    It also warns of those that a program has left that was ended at once, for which there is no
+    need: it removes them.
+    """
+    if sys.platform != "win32":
+        before = os.environ.get("PYTHONWARNINGS")
+        os.environ["PYTHONWARNINGS"] = "ignore:resource_tracker"
+        try:
+            multiprocessing.resource_tracker.ensure_running()
+        finally:
+            del os.environ["PYTHONWARNINGS"]
+            if before is not None:
+                os.environ["PYTHONWARNINGS"] = before
 
 
 def _init_worker(worker, workers):

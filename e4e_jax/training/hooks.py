@@ -15,10 +15,11 @@ import time
 import jax
 import numpy as np
 
+from e4e_jax.runtime import program
 from e4e_jax.training.hosts import on_any_host
 
 
-class NonFiniteLoss(ArithmeticError):
+class NonFiniteLoss(program.Failure, ArithmeticError):
     """A loss is NaN or infinite: going on would only spoil the weights."""
 
 
@@ -51,6 +52,7 @@ class StopSignal:
     _AGREE_EVERY = 16
 
     def __init__(self):
+        self.interrupted = False  # by Ctrl-C
         self._received = False
         self._agreed = False
         self._asked = 0
@@ -58,6 +60,8 @@ class StopSignal:
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
+            self._taken = program.signals_are_taken()
+            self._taken.__enter__()
             for number in self._SIGNALS:
                 self._previous[number] = signal.signal(number, self._receive)
         return self
@@ -65,6 +69,8 @@ class StopSignal:
     def __exit__(self, *_):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if self._previous:
+            self._taken.__exit__(None, None, None)
         self._previous = {}
 
     @property
@@ -86,6 +92,7 @@ class StopSignal:
         del frame
         self._received = True
         if number == signal.SIGINT:
+            self.interrupted = True
             signal.signal(number, self._previous[number])
             # Not print: the signal may have come in the middle of one.
             os.write(2, b"\nStopping after this step; press Ctrl-C again to stop at once.\n")

@@ -34,6 +34,7 @@ def train(config, workdir: str) -> None:
     Raises:
       ValueError, FileNotFoundError, OSError: bad config, data, or disk; in one sentence.
       hooks.NonFiniteLoss: a loss became NaN or infinite.
+      KeyboardInterrupt: Ctrl-C; after the first step all is saved before.
     """
     if config.task not in _RUNS:
         raise ValueError(f"config.task is {config.task!r}; expected one of {', '.join(_RUNS)}.")
@@ -63,7 +64,7 @@ def run_loop(run: Run, config, mesh, workdir: str) -> None:
         progress = stack.enter_context(
             hooks.ProgressBar(config.total_steps, config.batch_size, first_step=step)
         )
-        stop = stack.enter_context(hooks.StopSignal())
+        stop = hooks.StopSignal()
         if restored is not None:
             progress.write(f"Going on from {checkpoints.path(step)}.")
         saved = step if restored is not None else None
@@ -80,8 +81,10 @@ def run_loop(run: Run, config, mesh, workdir: str) -> None:
         while step < config.total_steps and not stop.requested:
             state, metrics = run.step(state, parallel.put_batch(next(batches), mesh))
             step += 1
-            if not compiled and jax.default_backend() == "cpu":
-                process.settle_memory()
+            if not compiled:
+                stack.enter_context(stop)  # only now is there something to save
+                if jax.default_backend() == "cpu":
+                    process.settle_memory()
             compiled, validation = True, {}
             last = step == config.total_steps
             if last or step % config.log_every == 0:
@@ -103,7 +106,10 @@ def run_loop(run: Run, config, mesh, workdir: str) -> None:
         batches.close()
 
         if stop.requested and step < config.total_steps:
-            progress.write(f"Stopped at step {step}; the same command goes on from there.")
+            text = f"Stopped at step {step}; the same command goes on from there."
+            if stop.interrupted:
+                raise KeyboardInterrupt(text)
+            progress.write(text)
             return
         written = {"checkpoints": checkpoints.directory, "logs": workdir, "pictures": pictures}
     if main_host:
