@@ -15,11 +15,13 @@ if __name__ == "__main__":
 
 import dataclasses
 import os
+import re
 import sys
 
 from absl import app, flags, logging
 
 from configs.command_line import define_config, parse_flags
+from e4e_jax.training.config_table import check_config
 
 _CONFIG = define_config(
     "Whose held-out images are taken where --images names none, and whose edits LEC makes"
@@ -50,8 +52,9 @@ _ALLOW_UNMATCHED = flags.DEFINE_bool(
     "allow_unmatched", False, "Leave out images that have no counterpart, with --against."
 )
 _BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 16, "Images at a time, of all devices together.", lower_bound=1
-)
+    "batch_size", 16, "Images at a time, of all devices together.",
+    lower_bound=1, upper_bound=2**20,
+)  # fmt: skip
 _CACHE = flags.DEFINE_string(
     "cache", None, "Folder that remembers results; by default ~/.cache/e4e_jax, '' for none."
 )
@@ -71,13 +74,15 @@ def _main(argv):
     if len(argv) > 1:
         raise ValueError(f"unexpected argument {argv[1]!r}; options start with --.")
     logging.set_verbosity(logging.WARNING)
-    # Heavy imports wait until the flags are known to be good.
+    config = _CONFIG.value
+    # Heavy imports wait until flags and config are known to be good.
+    check_config(config)
     from e4e_jax.process import set_up
     from e4e_jax.training import parallel
 
     set_up()
     parallel.initialize_distributed()
-    _evaluate(_CONFIG.value)
+    _evaluate(config)
 
 
 def _evaluate(config):
@@ -177,20 +182,24 @@ def _completed(request, config, model):
     if isinstance(metric, table.ConsistencyMetric):
         if not hasattr(model, "encode"):
             raise ValueError(f"{request.name} needs an encoder and its generator (an inverter).")
-        metric = dataclasses.replace(metric, edits=tuple(_edits(config.edits, model)))
+        metric = dataclasses.replace(metric, edits=tuple(_edits(config, model)))
     return dataclasses.replace(request, metric=metric)
 
 
-def _edits(section, model):
+def _edits(config, model):
     """(name, direction, strength) of the edits that the flags name, or else the config shows."""
     from e4e_jax import bundle
     from e4e_jax.editing.edits import Edit, parse_edit
     from e4e_jax.editing.files import load_directions
 
     directions = {}
-    for file in _DIRECTIONS.value or filter(None, [section.directions]):
+    section = config.get("edits", {"directions": "", "shown": ()})  # only an encoder's has some
+    for file in _DIRECTIONS.value or filter(None, [section["directions"]]):
         directions |= load_directions(bundle.resolve(file))
-    for text in _EDITS.value or [f"{name}={strength:g}" for name, strength in section.shown]:
+    texts = _EDITS.value or [f"{name}={strength:g}" for name, strength in section["shown"]]
+    if not texts:
+        raise ValueError(f"lec needs edits, and config {config.name} shows none; expected --edits.")
+    for text in texts:
         edit = parse_edit(text, directions, model.generator)
         if not isinstance(edit, Edit):
             raise ValueError(f"{text} is no step along a direction of codes, as lec takes it.")
@@ -273,8 +282,11 @@ def _global_batch_size() -> int:
 
 
 def _parse_size(values):
-    if len(values) != 2 or not all(v.strip().isdigit() and int(v) for v in values):
-        raise ValueError(f"--size is {','.join(values)}; expected height,width such as 256,256.")
+    if len(values) != 2 or not all(re.fullmatch(r" *[1-9][0-9]{0,3} *", v) for v in values):
+        raise ValueError(
+            f"--size is {','.join(values):.80}; expected height,width such as 256,256, of at most "
+            "9999 each."
+        )
     return int(values[0]), int(values[1])
 
 

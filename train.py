@@ -14,25 +14,31 @@ import os
 from absl import app, flags, logging
 
 from configs.command_line import define_config, parse_flags
+from e4e_jax.training.config_table import check_run
 
 _CONFIG = define_config("What to train")
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where checkpoints, logs, pictures and the bundle go; by default runs/NAME."
 )
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, on clusters.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes train together.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "This process's number, from 0.")
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "How many processes train together.", lower_bound=1, upper_bound=10**6
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "This process's number, from 0.", lower_bound=0, upper_bound=10**6
+)
 
 
 def main(argv):
     if len(argv) > 1:
         raise ValueError(f"unexpected argument {argv[1]!r}; options start with --.")
     logging.set_verbosity(logging.WARNING)  # Orbax tells a story of every save
-    # Heavy imports wait until the flags are known to be good.
+    config = _CONFIG.value
+    # Heavy imports wait until flags and config are known to be good.
+    check_run(config)
     from e4e_jax.process import set_up
     from e4e_jax.training import loop, parallel
 
-    config = _CONFIG.value
     set_up(memory_first=_are_large(config.data.image_size))
     workdir = os.path.abspath(_WORKDIR.value or os.path.join("runs", config.name))
     parallel.initialize_distributed(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
@@ -40,9 +46,8 @@ def main(argv):
 
 
 def _are_large(size):
-    """Whether images of this [height, width] fill a processor's cores; a bad size is told later."""
-    known = isinstance(size, tuple) and all(isinstance(n, int) for n in size)
-    return known and math.prod(size) >= 128 * 128  # measured at 256x256, and not so at 64x64
+    """Whether images of this [height, width] fill a processor's cores."""
+    return math.prod(size) >= 128 * 128  # measured at 256x256, and not so at 64x64
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ def test_two_folders(capsys, tmp_path):
     assert code == 1 and "0.png is 16x32 pixels; expected 32x32" in errors
     (a / "0.png").write_bytes(b"no image")
     code, _, errors = run(capsys, tmp_path, *folders, "--allow_unmatched")
-    assert code == 1 and "0.png cannot be decoded" in errors
+    assert code == 1 and "0.png cannot be decoded" in errors and "max_bad" not in errors
 
 
 @pytest.mark.slow
@@ -235,6 +235,11 @@ def test_a_network_that_is_not_there(capsys, tmp_path, inverter):
         ),
         (["--against=tests", "--metrics=l2"], "expected --images beside it and no --checkpoint"),
         (["--batch_size=0"], "batch_size"),
+        (["--batch_size=99999999999"], "batch_size"),
+        (["--metrics=fid99999999"], "asks for 99,999,999 images; expected at most 10,000,000"),
+        ([*TOY, "--config.log_every=0"], "config.log_every is 0; expected a whole number from 1"),
+        ([*TOY, "--config.data.image_size=64"], "config.data.image_size is (64,); expected a tup"),
+        (["--config=configs/toy_generator.py", "--metrics=lec"], "shows none; expected --edits"),
         (["--checkpiont=x"], "Unknown command line flag 'checkpiont'"),
         (
             [*TOY, "--config.edits.shown=(('grin', 1.0),)", "--metrics=lec"],
@@ -256,6 +261,21 @@ def test_images_of_another_size_than_the_toy_features_read(capsys, tmp_path):
     code, _, errors = run(capsys, tmp_path, *folders, "--metrics=toy_id")
     assert code == 1
     assert errors == "eval.py: toy features read images of 64x64; these are 32x32.\n"
+
+
+def test_a_set_of_one_image_is_named(capsys, tmp_path):
+    one, more = (write_images(tmp_path / n, 0, count=c, size=64) for n, c in (("a", 1), ("b", 3)))
+    for metric, folder, least in (("toy_fid", one, 2), ("toy_kid", one, 2), ("toy_pr", more, 4)):
+        arguments = (f"--images={more}", f"--against={folder}", f"--metrics={metric}")
+        code, _, errors = run(capsys, tmp_path, *arguments)
+        assert code == 1
+        assert errors == (
+            f"eval.py: {metric} compares sets of at least {least} images; it has "
+            f"{len(list(folder.iterdir()))} of {folder}.\n"
+        )
+    for size in ("0,64", "64", "\u00b2,64", "99999,64"):
+        code, _, errors = run(capsys, tmp_path, *arguments, f"--size={size}")
+        assert code == 1 and f"--size is {size}; expected height,width" in errors
 
 
 def test_without_arguments_and_without_the_shipped_inverter(capsys, tmp_path, monkeypatch):

@@ -34,6 +34,7 @@ class Pass:
         what each depends on; a key of None is not cached.
       image_size: (height, width) of the images that are compared.
       names: of the images, in order.
+      where: where the images come from, for messages.
     """
 
     count: int
@@ -43,6 +44,7 @@ class Pass:
     identities: dict[str, Any]
     image_size: tuple[int, int]
     names: list[str]
+    where: str = "the set"
 
 
 @dataclasses.dataclass(frozen=True)

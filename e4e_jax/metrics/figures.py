@@ -61,10 +61,15 @@ def measure(
             key = column.key
             if key is not None:  # the row's name stands for its code, whose hash the cache adds
                 key = [request.row, key, network_keys.get(request.metric.network)]
-            columns[f"{request.name}/{part}"] = column = dataclasses.replace(
-                column, key=key, limit=limits.get(part, request.count)
-            )
-            place[request.name] = find_pass(request.name, column, passes)
+            column = dataclasses.replace(column, key=key, limit=limits.get(part, request.count))
+            columns[f"{request.name}/{part}"] = column
+            place[request.name] = way = find_pass(request.name, column, passes)
+            count, least = column.limit or way.count, getattr(request.metric, "least", 1)
+            if count < least:
+                raise ValueError(
+                    f"{request.name} compares sets of at least {least} images; it has {count} of "
+                    f"{way.where}."
+                )
     kept = compute_columns(columns, passes, networks, cache=cache, progress=progress)
 
     figures, values, names = [], {}, []

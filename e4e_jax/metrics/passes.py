@@ -83,6 +83,7 @@ def inversion_pass(
         identities=roles | ({"factors": key} if with_factors else {}),
         image_size=image_size,
         names=_names(source),
+        where=_where(source),
     )
 
 
@@ -96,6 +97,7 @@ def image_pass(source, role: str, *, image_size, batch_size) -> Pass:
         identities={role: _images_key(source, image_size)},
         image_size=image_size,
         names=_names(source),
+        where=_where(source),
     )
 
 
@@ -128,6 +130,7 @@ def sample_pass(generate: Callable, count, *, z_dim, image_size, batch_size, mod
         identities={"measured": [model_key, "samples"]},
         image_size=image_size,
         names=[f"sample {i}" for i in range(count)],
+        where="the generator",
     )
 
 
@@ -165,6 +168,7 @@ def pair_pass(reference, measured, *, image_size, batch_size, allow_unmatched=Fa
         identities={"pairs": None if None in keys else keys},
         image_size=image_size,
         names=[reference.names[i] for i, _ in pairs],
+        where=f"{_where(reference)} with {_where(measured)}",
     )
 
 
@@ -246,6 +250,11 @@ def _read(source, image_size, batch_size, with_factors=False):
         for number, batch in enumerate(pipeline):
             index = number * batch_size + batch.pop("index").astype(np.int64)
             yield index, batch.pop("mask"), batch
+    except ImageError:
+        reason = next(iter(pipeline.bad_images.values()), "an image cannot be decoded")
+        raise ImageError(
+            f"{reason}; every image counts in a metric: replace or remove it."
+        ) from None
     finally:
         pipeline.close()
 
@@ -257,6 +266,10 @@ def _images_key(source, image_size):
 
 def _names(source) -> list[str]:
     return list(getattr(source, "names", None) or (f"image {i}" for i in range(len(source))))
+
+
+def _where(source) -> str:
+    return str(getattr(source, "path", "") or "the source of images")
 
 
 def _to_float(images):

@@ -21,6 +21,8 @@ from e4e_jax.metrics.networks import NETWORKS
 from e4e_jax.metrics.precision_recall import precision_recall
 from e4e_jax.metrics.regression import r2_score
 
+_MOST = 10_000_000  # images of a set
+
 
 @dataclasses.dataclass(frozen=True)
 class PairMetric:
@@ -61,6 +63,7 @@ class SetMetric:
         the metric's own name.
       network, features: as in `PairMetric`.
       cached: whether what is kept is small enough for the cache.
+      least: images that each set needs.
     """
 
     describe: Callable
@@ -69,6 +72,7 @@ class SetMetric:
     network: str | None = None
     features: str = "pixels"
     cached: bool = True
+    least: int = 2
 
     def columns(self) -> dict[str, Column]:
         def column(role):
@@ -225,8 +229,8 @@ METRICS = {
     "id_curricular": PairMetric(pairs.identity_similarity, "curricularface"),
     "fid": SetMetric(_inception, Moments, _fid, "inception"),
     "kid": SetMetric(_inception, Rows, _kid, "inception"),
-    "pr": SetMetric(_inception, Rows, _precision_recall, "inception"),
-    "swd": SetMetric(_patches, Rows, _sliced_wasserstein, None, "7x7 patches", False),
+    "pr": SetMetric(_inception, Rows, _precision_recall, "inception", least=4),
+    "swd": SetMetric(_patches, Rows, _sliced_wasserstein, None, "7x7 patches", False, 1),
     "lec": ConsistencyMetric(),
     "time": SpeedMetric(),
     # Stand-ins on the toy domain, in toy features.
@@ -238,7 +242,7 @@ METRICS = {
     ),
     "toy_fid": SetMetric(_toy, Moments, _fid, "toy"),
     "toy_kid": SetMetric(_toy, Rows, _kid, "toy"),
-    "toy_pr": SetMetric(_toy, Rows, _precision_recall, "toy"),
+    "toy_pr": SetMetric(_toy, Rows, _precision_recall, "toy", least=4),
     "toy_r2": FactorMetric("toy"),
 }
 
@@ -275,13 +279,15 @@ def parse_metric(name: str) -> Request:
     """
     if name in METRICS:
         return Request(name, name, METRICS[name])
-    match = re.fullmatch(r"([a-z_]+?)([1-9]\d*)(k?)(_full)?", name)
+    match = re.fullmatch(r"([a-z_]+?)([1-9][0-9]{0,8})(k?)(_full)?", name)
     metric = METRICS.get(match[1]) if match else None
     if not isinstance(metric, SetMetric):
         counted = ", ".join(n for n, m in METRICS.items() if isinstance(m, SetMetric))
         raise ValueError(
-            f"there is no metric {name!r}; expected one of {', '.join(METRICS)}, where {counted} "
-            "can be followed by a number of images, as in fid50k or fid50k_full."
+            f"there is no metric {name!r:.80}; expected one of {', '.join(METRICS)}, where "
+            f"{counted} can be followed by a number of images, as in fid50k or fid50k_full."
         )
     count = int(match[2]) * (1000 if match[3] else 1)
+    if count > _MOST:
+        raise ValueError(f"{name} asks for {count:,} images; expected at most {_MOST:,}.")
     return Request(name, match[1], metric, count, None if match[4] else count)

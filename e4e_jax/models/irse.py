@@ -82,7 +82,7 @@ class SqueezeExcite(nnx.Module):
     """Scales each channel by a function of all channels' spatial means (Hu et al. 2018)."""
 
     def __init__(self, features, reduction, *, rngs: nnx.Rngs):
-        hidden = features // reduction
+        hidden = max(features // reduction, 1)
         self.fc1 = nnx.Linear(features, hidden, use_bias=False, kernel_init=_INITIALIZER, rngs=rngs)
         self.fc2 = nnx.Linear(hidden, features, use_bias=False, kernel_init=_INITIALIZER, rngs=rngs)
 

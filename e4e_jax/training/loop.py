@@ -9,10 +9,11 @@ from e4e_jax import process
 from e4e_jax.data.images import save_png
 from e4e_jax.training import hooks, parallel
 from e4e_jax.training.checkpoints import Checkpoints
+from e4e_jax.training.config_table import check_devices, check_run
 from e4e_jax.training.encoder_run import build_encoder_run
 from e4e_jax.training.features_run import build_features_run
 from e4e_jax.training.generator_run import build_generator_run
-from e4e_jax.training.run import Run
+from e4e_jax.training.run import Run, build_optimizer
 
 _RUNS = {
     "encoder": build_encoder_run,
@@ -36,9 +37,11 @@ def train(config, workdir: str) -> None:
       hooks.NonFiniteLoss: a loss became NaN or infinite.
       KeyboardInterrupt: Ctrl-C; after the first step all is saved before.
     """
-    if config.task not in _RUNS:
-        raise ValueError(f"config.task is {config.task!r}; expected one of {', '.join(_RUNS)}.")
+    check_run(config)
+    for section in {"optimizer", "discriminator_optimizer"} & {*config}:
+        build_optimizer(config[section], config.total_steps)  # says what its schedule lacks
     mesh = parallel.make_mesh()
+    check_devices(config, mesh.size)
     run_loop(_RUNS[config.task](config, mesh), config, mesh, workdir)
 
 

@@ -18,6 +18,7 @@ from e4e_jax.data.images import resize_image, to_float
 from e4e_jax.data.pipeline import Pipeline, make_pipeline
 from e4e_jax.data.sources import ImageFolder, tfds_source
 from e4e_jax.toy.faces import ToyFaces
+from e4e_jax.training.config_table import check_source
 from e4e_jax.training.ranger import ranger
 from e4e_jax.training.schedules import make_schedule
 
@@ -58,17 +59,13 @@ def build_source(data, *, held_out: bool):
     Raises:
       ValueError: unknown source, or a field that it needs is empty.
     """
+    check_source(data, held_out=held_out)
     if data.source == "toy":
         size = data.num_validation if held_out else data.num_images
         return ToyFaces(size, seed=data.seed, start=TOY_HELD_OUT if held_out else 0)
     if data.source == "folder":
-        field = "validation_path" if held_out else "path"
-        if not data[field]:
-            raise ValueError(
-                f"config.data.{field} is empty; expected a folder of images "
-                f"(--config.data.{field}=FOLDER)."
-            )
-        return ImageFolder(os.path.expanduser(data[field]))
+        path = data.validation_path if held_out else data.path
+        return ImageFolder(os.path.expanduser(path))
     if data.source == "tfds":
         split = data.validation_split if held_out else data.split
         return tfds_source(data.name, split, data_dir=data.data_dir or None)

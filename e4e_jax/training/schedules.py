@@ -20,6 +20,8 @@ def _cosine(learning_rate, total_steps, *, final_fraction=0.0):
 
 
 def _warmup_constant(learning_rate, total_steps, *, warmup_steps):
+    if warmup_steps == 0:  # optax would stay at the schedule's first value, 0
+        return optax.constant_schedule(learning_rate)
     return optax.warmup_constant_schedule(0.0, learning_rate, warmup_steps)
 
 

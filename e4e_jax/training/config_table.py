@@ -1,0 +1,405 @@
+"""Every field of a config: what it may be, looked at before anything is loaded or compiled.
+
+The tables below are also the place to read what a config can say; configs/common.py has the
+defaults and what each field is for. They need nothing but Python, so that `train.py` and `eval.py`
+tell a mistake at once.
+"""
+
+import dataclasses
+import difflib
+import math
+import numbers
+from collections.abc import Callable, Iterator
+from typing import Any
+
+_MOST = 10**9  # of steps and images
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """What a field may be.
+
+    Attributes:
+      expected: the words for it, such as "a whole number from 1".
+      fits: whether a value is so.
+      needed: whether the field must be there, and not None.
+    """
+
+    expected: str
+    fits: Callable[[Any], bool]
+    needed: bool = True
+
+
+def whole(low: int, high: int) -> Field:
+    """A whole number; True and 1.0 are none."""
+
+    def fits(value):
+        return isinstance(value, numbers.Integral) and not isinstance(value, bool) and (
+            low <= value <= high
+        )  # fmt: skip
+
+    return Field(f"a whole number from {low:,} to {high:,}", fits)
+
+
+def number(low: float, high: float, *, below: bool = False, above: bool = False) -> Field:
+    """A finite number; `above` excludes the lowest, `below` the highest."""
+
+    def fits(value):
+        if not isinstance(value, numbers.Real) or isinstance(value, bool) or math.isnan(value):
+            return False
+        return (value > low if above else value >= low) and (
+            value < high if below else value <= high
+        )
+
+    start = f"above {low:g}" if above else f"from {low:g}"
+    return Field(f"a number {start} {'and below' if below else 'to'} {high:g}", fits)
+
+
+def text(*, longest: int = 4096) -> Field:
+    """A string on one line, which may be empty: a name, or a path."""
+    return Field(
+        "a string of printable characters",
+        lambda value: isinstance(value, str) and value.isprintable() and len(value) <= longest,
+    )
+
+
+def flag() -> Field:
+    return Field("True or False", lambda value: isinstance(value, bool))
+
+
+def one_of(*names: str) -> Field:
+    return Field(
+        f"one of {', '.join(names)}", lambda value: isinstance(value, str) and value in names
+    )
+
+
+def several(item: Field, count: int | None = None, *, most: int = 100) -> Field:
+    """A tuple or list, of `count` items or of any number up to `most`."""
+
+    def fits(value):
+        known = isinstance(value, tuple | list) and len(value) <= most
+        return known and count in (None, len(value)) and all(map(item.fits, value))
+
+    many = f"up to {most}" if count is None else {2: "two", 4: "four"}[count]
+    return Field(f"a tuple of {many}, each {item.expected}", fits)
+
+
+def pair(first: Field, second: Field) -> Field:
+    def fits(value):
+        known = isinstance(value, tuple | list) and len(value) == 2
+        return known and first.fits(value[0]) and second.fits(value[1])
+
+    return Field(f"({first.expected}, {second.expected})", fits)
+
+
+def optional(field: Field) -> Field:
+    return Field(
+        f"{field.expected}, or None", lambda value: value is None or field.fits(value), needed=False
+    )
+
+
+def _section(name: str, fields: dict[str, Field]) -> dict[str, Field]:
+    return {f"{name}.{field}": row for field, row in fields.items()}
+
+
+_WEIGHT = number(0, 1e6)  # of a loss; 0 switches it off
+_FRACTION = number(0, 1)
+
+_COMMON = {
+    "name": text(longest=200),
+    "task": one_of("encoder", "generator", "features"),
+    "seed": whole(0, 2**32 - 1),
+    "dtype": one_of("float32", "bfloat16"),
+    "batch_size": whole(1, 2**20),
+    "total_steps": whole(1, _MOST),
+    "log_every": whole(1, _MOST),
+    "validate_every": whole(1, _MOST),
+    "checkpoint_every": whole(1, _MOST),
+    "keep_checkpoints": whole(1, 10_000),
+    "validation_batch_size": whole(1, 2**20),
+} | _section("data", {
+    "source": one_of("folder", "tfds", "toy"),
+    "image_size": several(whole(8, 1024), 2),
+    "flip": flag(),
+    "workers": whole(0, 512),
+    "max_bad_images": whole(0, _MOST),
+    "num_validation": whole(1, 10_000_000),
+    "path": text(),
+    "validation_path": text(),
+    "name": text(),
+    "split": text(),
+    "validation_split": text(),
+    "data_dir": text(),
+    "num_images": whole(1, _MOST),
+    "seed": whole(0, 2**32 - 1),
+})  # fmt: skip
+
+_OPTIMIZER = {
+    "name": one_of("ranger", "adam"),
+    "learning_rate": number(0, 1e30, above=True),
+    "schedule": one_of(
+        "constant", "linear", "cosine", "warmup_constant", "warmup_cosine", "step", "exponential"
+    ),
+    "b1": number(0, 1, below=True),
+    "b2": number(0, 1, below=True),
+} | _section("schedule_options", {
+    "begin": optional(whole(0, _MOST)),
+    "warmup_steps": optional(whole(0, _MOST)),
+    "final_fraction": optional(_FRACTION),
+    "boundaries": optional(several(whole(0, _MOST))),
+    "factor": optional(number(0, 10)),
+    "decay_rate": optional(number(0, 10, above=True)),
+    "decay_steps": optional(whole(1, _MOST)),
+})  # fmt: skip
+
+_OPTIMIZERS = _section("optimizer", _OPTIMIZER) | _section("discriminator_optimizer", _OPTIMIZER)
+
+_BACKBONE = {
+    "widths": several(whole(1, 4096), 4),
+    "depths": several(whole(1, 100), 4),
+}
+
+_ENCODER = {
+    "generator": text(),
+    "perceptual": text(),
+    "identity": text(),
+    "remat": one_of("none", "encoder", "generator", "all"),
+} | _section("encoder", _BACKBONE | {
+    "kind": one_of("e4e", "psp", "single_w"),
+    "coarse": whole(1, 18),
+    "middle": whole(1, 18),
+    "warm_start": text(),
+}) | _section("objective", {
+    "l2": _WEIGHT,
+    "perceptual": _WEIGHT,
+    "identity": _WEIGHT,
+    "adversarial": _WEIGHT,
+    "delta_norm": _WEIGHT,
+    "progressive_start": optional(whole(0, _MOST)),
+    "progressive_every": whole(1, _MOST),
+    "r1_gamma": _WEIGHT,
+    "r1_every": whole(1, _MOST),
+    "w_pool_size": whole(0, 1_000_000),
+}) | _section("edits", {
+    "directions": text(),
+    "shown": several(pair(text(longest=200), number(-1e6, 1e6))),
+}) | _OPTIMIZERS  # fmt: skip
+
+_GENERATOR = {
+    "start": text(),
+    "discriminator_features": text(),
+    "features": text(),
+    "fid_samples": whole(2, 10_000_000),
+} | _section("generator", {
+    "z_dim": whole(1, 4096),
+    "w_dim": whole(1, 4096),
+    "mapping_layers": whole(1, 100),
+    "mapping_lr_mul": number(0, 1000, above=True),
+    "channel_base": whole(8, 2**20),
+    "channel_max": whole(1, 4096),
+}) | _section("objective", {
+    "r1_gamma": _WEIGHT,
+    "r1_every": whole(1, _MOST),
+    "path_length_weight": _WEIGHT,
+    "path_length_every": whole(1, _MOST),
+    "style_mixing": _FRACTION,
+    "random_noise": flag(),
+    "augment": several(one_of("color", "translation", "cutout")),
+    "ema_halflife_images": number(0, _MOST, above=True),
+}) | _section("supervision", {
+    "l2": _WEIGHT,
+    "perceptual": _WEIGHT,
+}) | _OPTIMIZERS  # fmt: skip
+
+_FEATURES = _section("features", _BACKBONE | {
+    "embedding_dim": whole(1, 65_536),
+}) | _section("optimizer", _OPTIMIZER)  # fmt: skip
+
+TASKS = {
+    "encoder": _COMMON | _ENCODER,
+    "generator": _COMMON | _GENERATOR,
+    "features": _COMMON | _FEATURES,
+}
+
+
+def check_config(config) -> None:
+    """Looks at every field by itself.
+
+    Args:
+      config: a ConfigDict as in configs/.
+
+    Raises:
+      ValueError: a field is missing, is not what its row says, or has no row; in one sentence.
+    """
+    values = dict(_leaves(config))
+    task = values.get("task")
+    if not _COMMON["task"].fits(task):
+        raise ValueError(_complaint("task", task, _COMMON["task"].expected))
+    rows = TASKS[task]
+    sections = {name.rpartition(".")[0] for name in rows} - {""}
+    for name, value in values.items():
+        if name in sections:
+            raise ValueError(_complaint(name, value, "a section with fields of its own"))
+        if name not in rows:
+            near = difflib.get_close_matches(name, rows, 1)
+            raise ValueError(
+                f"config.{name:.200} is no field that {task} runs have"
+                + (f"; is it {near[0]}?" if near else ".")
+            )
+    for name, row in rows.items():
+        if row.needed and name not in values:
+            raise ValueError(f"config.{name} is missing; expected {row.expected}.")
+        if name in values and not row.fits(values[name]):
+            raise ValueError(_complaint(name, values[name], row.expected))
+
+
+def check_run(config) -> None:
+    """Looks at what the fields say together, as far as that can be known before a run is built.
+
+    Raises:
+      ValueError: in one sentence.
+    """
+    check_config(config)
+    for held_out in (False, True):
+        check_source(config.data, held_out=held_out)
+    for section in ("optimizer", "discriminator_optimizer"):
+        if section in config:
+            _check_schedule(section, config[section], config.total_steps)
+    height, width = config.data.image_size
+    size = f"config.data.image_size is {height}x{width} (height x width); expected "
+    if config.task == "encoder":
+        _check_encoder(config)
+        if height > width or width & (width - 1):
+            raise ValueError(
+                f"{size}a width that is a power of two, and a height of at most the width."
+            )
+        return
+    if height != width:
+        raise ValueError(f"{size}a square.")
+    if config.task == "generator":
+        if width & (width - 1):
+            raise ValueError(f"{size}a side that is a power of two.")
+        _check_generator(config, width)
+    reads_factors = config.task == "features" or any(config.supervision.values())
+    if reads_factors and config.data.source != "toy":
+        which = (
+            "config.task is 'features'" if config.task == "features" else "config.supervision is on"
+        )
+        raise ValueError(
+            f"{which} and config.data.source is {config.data.source!r}; expected 'toy', the only "
+            "source whose factors are known: it knows what its images show."
+        )
+    if reads_factors and config.data.flip:
+        raise ValueError(
+            "config.data.flip is True and the factors of the images are learned from; expected "
+            "False, because factors describe images that are not mirrored."
+        )
+
+
+def check_source(data, *, held_out: bool) -> None:
+    """Whether a config's `data` section names the fields of its source.
+
+    Raises:
+      ValueError: one of them is empty; in one sentence.
+    """
+    if data.source == "folder":
+        field = "validation_path" if held_out else "path"
+        if not data[field]:
+            raise ValueError(
+                f"config.data.{field} is empty; expected a folder of images "
+                f"(--config.data.{field}=FOLDER)."
+            )
+    if data.source == "tfds":
+        for field in ("name", "validation_split" if held_out else "split"):
+            if not data[field]:
+                raise ValueError(
+                    f"config.data.{field} is empty; expected that of a data set of TFDS "
+                    f"(--config.data.{field}=...)."
+                )
+
+
+def check_devices(config, devices: int) -> None:
+    """Raises ValueError where a batch cannot be dealt evenly to this number of devices."""
+    size = config.batch_size
+    if size % devices:
+        raise ValueError(
+            f"config.batch_size is {size} and there are {devices} devices; expected a multiple "
+            f"of {devices}, such as {-(-size // devices) * devices}."
+        )
+    share = size // devices
+    if config.task == "generator" and share > 4 and share % 4:
+        raise ValueError(
+            f"config.batch_size is {size}, {share} for each of {devices} devices; expected a "
+            "multiple of 4 for each, or fewer, because minibatch standard deviation works on "
+            "groups of four."
+        )
+
+
+def _check_encoder(config):
+    needed = {"generator": True} | {
+        field: bool(config.objective[field]) for field in ("perceptual", "identity")
+    }
+    for field, is_needed in needed.items():
+        if is_needed and not config[field]:
+            raise ValueError(
+                f"config.{field} is empty; expected a bundle (--config.{field}=PATH), "
+                "which `python -m convert_weights` makes of a published checkpoint."
+            )
+    if config.encoder.coarse > config.encoder.middle:
+        raise ValueError(
+            f"config.encoder.coarse is {config.encoder.coarse} and config.encoder.middle "
+            f"{config.encoder.middle}; expected coarse below middle."
+        )
+
+
+def _check_generator(config, width):
+    if not config.start and config.generator.channel_base < width:
+        raise ValueError(
+            f"config.generator.channel_base is {config.generator.channel_base}; expected at least "
+            f"{width}, so that the layers at {width}x{width} have a channel."
+        )
+    if any(config.supervision.values()) and not config.features:
+        raise ValueError(
+            "config.supervision is on and config.features is empty; expected a bundle "
+            "(--config.features=PATH) whose features compare the images."
+        )
+    if config.features and config.data.num_validation < 4:
+        raise ValueError(
+            f"config.data.num_validation is {config.data.num_validation}; expected at least 4, "
+            "two halves whose FID can be told."
+        )
+
+
+def _check_schedule(name, section, total_steps):
+    options = section.schedule_options
+    for option in ("begin", "warmup_steps"):
+        value = options.get(option)
+        if value is not None and value >= total_steps:
+            raise ValueError(
+                f"config.{name}.schedule_options.{option} is {value} of {total_steps} steps in "
+                "all; expected fewer."
+            )
+    boundaries = options.get("boundaries")
+    if boundaries is not None and list(boundaries) != sorted(set(boundaries)):
+        raise ValueError(
+            f"config.{name}.schedule_options.boundaries is {boundaries!r:.80}; expected steps in "
+            "rising order."
+        )
+
+
+def _leaves(section, prefix="") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of all fields that are no sections."""
+    for name in section:
+        try:
+            value = section[name]
+        except Exception:  # ml_collections raises what it likes for a placeholder without a value
+            raise ValueError(f"config.{prefix}{name} has no value.") from None
+        if hasattr(value, "items"):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _complaint(name, value, expected) -> str:
+    shown = " ".join(f"{value!r:.80}".split())
+    return f"config.{name} is {shown}; expected {expected}."
