@@ -264,7 +264,7 @@ def check_run(config) -> None:
         check_source(config.data, held_out=held_out)
     for section in ("optimizer", "discriminator_optimizer"):
         if section in config:
-            _check_schedule(section, config[section], config.total_steps)
+            _check_schedule(section, config[section])
     height, width = config.data.image_size
     size = f"config.data.image_size is {height}x{width} (height x width); expected "
     if config.task == "encoder":
@@ -370,16 +370,8 @@ def _check_generator(config, width):
         )
 
 
-def _check_schedule(name, section, total_steps):
-    options = section.schedule_options
-    for option in ("begin", "warmup_steps"):
-        value = options.get(option)
-        if value is not None and value >= total_steps:
-            raise ValueError(
-                f"config.{name}.schedule_options.{option} is {value} of {total_steps} steps in "
-                "all; expected fewer."
-            )
-    boundaries = options.get("boundaries")
+def _check_schedule(name, section):
+    boundaries = section.schedule_options.get("boundaries")
     if boundaries is not None and list(boundaries) != sorted(set(boundaries)):
         raise ValueError(
             f"config.{name}.schedule_options.boundaries is {boundaries!r:.80}; expected steps in "

@@ -10,6 +10,8 @@ def _constant(learning_rate, total_steps):
 
 
 def _linear(learning_rate, total_steps, *, final_fraction=0.0, begin=0):
+    if begin >= total_steps:  # a trial of a few steps
+        return optax.constant_schedule(learning_rate)
     return optax.linear_schedule(
         learning_rate, learning_rate * final_fraction, total_steps - begin, begin
     )

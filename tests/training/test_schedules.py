@@ -11,6 +11,8 @@ from e4e_jax.training.schedules import make_schedule
         ("constant", {}, {0: 0.2, 50: 0.2, 500: 0.2}),
         ("linear", {}, {0: 0.2, 25: 0.15, 100: 0.0, 120: 0.0}),
         ("linear", {"begin": 60, "final_fraction": 0.5}, {60: 0.2, 80: 0.15, 100: 0.1}),
+        ("linear", {"begin": 100}, {0: 0.2, 99: 0.2}),
+        ("warmup_constant", {"warmup_steps": 0}, {0: 0.2, 99: 0.2}),
         ("cosine", {"final_fraction": 0.1}, {0: 0.2, 50: 0.11, 100: 0.02}),
         ("warmup_constant", {"warmup_steps": 10}, {0: 0.0, 5: 0.1, 10: 0.2, 90: 0.2}),
         ("warmup_cosine", {"warmup_steps": 20}, {0: 0.0, 10: 0.1, 20: 0.2, 60: 0.1, 100: 0.0}),
