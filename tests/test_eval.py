@@ -17,6 +17,8 @@ from flax import nnx
 from e4e_jax import bundle
 from e4e_jax.data import pipeline  # noqa: F401 - Grain's flags must be there to be kept
 from e4e_jax.data.images import save_png
+from e4e_jax.data.sources import open_images
+from e4e_jax.inversion.folder import Inverted, invert_folder
 from e4e_jax.models.arcface import ArcFace
 from e4e_jax.models.encoder import Encoder, EncoderConfig
 from e4e_jax.models.inception import Inception
@@ -169,6 +171,28 @@ def test_two_folders(capsys, tmp_path):
     (a / "0.png").write_bytes(b"no image")
     code, _, errors = run(capsys, tmp_path, *folders, "--allow_unmatched")
     assert code == 1 and "0.png cannot be decoded" in errors and "max_bad" not in errors
+
+
+def test_a_folder_of_inversions(capsys, tmp_path):
+    """Each is compared with its input, whatever its file is called; the sheet is none of them."""
+    faces, out = tmp_path / "faces", tmp_path / "inversions"
+    write_images(faces, 0)
+    for old, new in (("0", "grid"), ("1", "x"), ("2", "x.jpg")):
+        (faces / f"{old}.png").rename(faces / f"{new}.png")
+    (faces / "3.png").rename(faces / "x.bmp")
+    invert_folder(
+        lambda images: Inverted(jnp.ones((len(images), 3, 2)), images), open_images(faces), out,
+        image_size=(32, 32), batch_size=4, settings={},
+    )  # fmt: skip
+    for pair in ((out, faces), (faces, out)):
+        arguments = (f"--images={pair[0]}", f"--against={pair[1]}", "--metrics=l2,swd")
+        code, output, errors = run(capsys, tmp_path, *arguments)
+        assert code == 0, errors
+        figures = json.loads((tmp_path / "out" / "metrics.json").read_text())["figures"]
+        assert all((f["value"], f["images"]) == (0.0, 6) for f in figures)
+    save_png(out / "stray.png", np.zeros((32, 32, 3), np.uint8))
+    code, _, errors = run(capsys, tmp_path, *arguments)
+    assert code == 1 and "inversions: stray.png" in errors and len(errors.splitlines()) == 1
 
 
 @pytest.mark.slow

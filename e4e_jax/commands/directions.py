@@ -1,7 +1,6 @@
 """python -m e4e_jax directions OUT.npz: finds editing directions of a generator."""
 
 import csv
-import os
 
 import jax
 import numpy as np
@@ -15,7 +14,7 @@ from e4e_jax.editing.interfacegan import boundary, condition
 from e4e_jax.editing.sefa import sefa_directions
 from e4e_jax.editing.stylespace import attribute_channels
 from e4e_jax.inversion.folder import load_latents
-from e4e_jax.runtime.files import read_arrays
+from e4e_jax.runtime.files import read_arrays, writing
 from e4e_jax.runtime.tables import read_table
 from e4e_jax.toy.faces import FACTORS
 from e4e_jax.toy.features import ToyFeatures
@@ -60,10 +59,7 @@ def _run(flags):
     model = load_generator(flags.model)
     found = _METHODS[flags.method](flags, model)
     save = _save_channels if flags.method == "stylespace" else save_directions
-    try:
-        save(flags.out, found)
-    except OSError as error:
-        raise OSError(f"{flags.out} cannot be written: {error.strerror or error}.") from None
+    save(flags.out, found)
     print(f"{len(found)} {'attributes' if suffix == '.csv' else 'directions'}: {flags.out}")
 
 
@@ -107,14 +103,12 @@ def _stylespace(flags, model):
 
 
 def _save_channels(path, found):
-    temporary = f"{path}.tmp"
-    with open(temporary, "w", newline="") as file:
+    with writing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["attribute", "layer", "channel", "mean"])
         writer.writerows(
             [name, *channel] for name, channels in found.items() for channel in channels
         )
-    os.replace(temporary, path)
 
 
 def _interfacegan(flags, model):

@@ -1,12 +1,16 @@
 """python -m e4e_jax edit INPUT OUT --edits smile=1 ...: codes or images -> edited images."""
 
+import itertools
 import os
-import pathlib
+import sys
 
 import numpy as np
 
 from e4e_jax import bundle
 from e4e_jax.commands.pictures import (
+    add_reading_flags,
+    check_codes,
+    checked_uint8,
     draw,
     drawn_size,
     load_generator,
@@ -14,12 +18,15 @@ from e4e_jax.commands.pictures import (
     save_gif,
     synthesize,
 )
+from e4e_jax.data import outputs
 from e4e_jax.data.batches import in_batches
-from e4e_jax.data.images import image_grid, save_png, to_uint8
+from e4e_jax.data.images import image_grid, save_png
+from e4e_jax.data.names import check_places, file_labels, place
 from e4e_jax.editing.edits import ChannelEdit, apply_edit, parse_edit
 from e4e_jax.editing.files import load_directions
+from e4e_jax.editing.range import FAR_CHANNEL
 from e4e_jax.editing.stylespace import move_channel
-from e4e_jax.inversion.folder import output_names, save_latents
+from e4e_jax.inversion.folder import save_latents
 
 _GRID_ROWS = 16
 
@@ -39,7 +46,7 @@ def add_edit(commands):
         help=".npz of directions, may be repeated (default: toy/directions.npz, with --model=toy)",
     )  # fmt: skip
     parser.add_argument("--gif", action="store_true", help="an animation of each edit as well")
-    parser.add_argument("--batch_size", type=int, default=8)
+    add_reading_flags(parser)
     parser.set_defaults(run=_run)
 
 
@@ -50,7 +57,9 @@ def _run(flags):
     for file in files:
         directions |= load_directions(bundle.resolve(file))
     edits = [parse_edit(text, directions, model.generator) for text in flags.edits]
-    names, codes, originals = read_codes(flags.input, model, flags.out, flags.batch_size)
+    names, codes, originals = read_codes(flags.input, model, flags.out, flags)
+    files = outputs.sheet_names(flags.out, names)
+    check_places(flags.out, files)  # before the work
 
     columns = [] if originals is None else [originals]
     order = ["input"] * len(columns) + ["inversion"]
@@ -61,30 +70,41 @@ def _run(flags):
         for strength in edit.strengths:
             order.append(f"{edit.label}={strength:g}")
             if isinstance(edit, ChannelEdit):  # which no w_plus can express
+                _warn_of_far_channel(order[-1], strength)
                 frames.append(_draw_moved(model, codes, edit, strength, flags.batch_size))
                 continue
             edited = np.asarray(apply_edit(codes, edit, strength))
+            check_codes(model, edited, f"the edit {order[-1]} leads to codes")
             frames.append(draw(model, edited, flags.batch_size))
             saved_names += [f"{name} {order[-1]}" for name in names]
             saved_codes.append(edited)
         columns += frames
         animations.append(frames)
 
-    out = pathlib.Path(flags.out)
     cells = np.stack(columns, axis=1)  # [N, columns, H, W, 3]
-    for i, file in enumerate(output_names(names)):
-        (out / file).parent.mkdir(parents=True, exist_ok=True)
-        save_png(out / file, image_grid(cells[i], len(columns)))
-        for edit, frames in zip(edits, animations, strict=True):
-            if flags.gif:
-                path = out / f"{os.path.splitext(file)[0]}.{edit.label}.gif"
-                save_gif(path, [frame[i] for frame in frames])
+    gifs = file_labels([edit.label for edit in edits]) if flags.gif else []
+    animated = [[f"{os.path.splitext(file)[0]}.{gif}.gif" for gif in gifs] for file in files]
+    sheets = dict.fromkeys([outputs.GRID, *itertools.chain(*animated)])
+    out = outputs.start_sheets(flags.out, sheets | dict(zip(files, names, strict=True)))
+    for i, file in enumerate(files):
+        save_png(place(out, file), image_grid(cells[i], len(columns)))
+        for path, frames in zip(animated[i], animations if gifs else [], strict=True):
+            save_gif(place(out, path), [frame[i] for frame in frames])
     shown = cells[:_GRID_ROWS]
-    save_png(out / "grid.png", image_grid(shown.reshape(-1, *shown.shape[2:]), len(columns)))
+    save_png(out / outputs.GRID, image_grid(shown.reshape(-1, *shown.shape[2:]), len(columns)))
     if saved_codes:
-        save_latents(out / "latents.npz", saved_names, np.concatenate(saved_codes))
+        save_latents(out / outputs.LATENTS, saved_names, np.concatenate(saved_codes))
     print(f"{len(names)} images, from left to right: {' | '.join(order)}")
     print(f"picture: {out}/grid.png" + (f"\ncodes: {out}/latents.npz" if saved_codes else ""))
+
+
+def _warn_of_far_channel(label, strength):
+    if abs(strength) > FAR_CHANNEL:
+        print(
+            f"e4e_jax: the edit {label} moves a channel by more than {FAR_CHANNEL:g} of its "
+            "standard deviations; what is drawn is nothing that the generator has learned.",
+            file=sys.stderr,
+        )
 
 
 def _draw_moved(model, codes, edit, strength, batch_size):
@@ -94,6 +114,6 @@ def _draw_moved(model, codes, edit, strength, batch_size):
     def draw_batch(batch):
         offset = strength * edit.deviation
         styles = move_channel(generator, batch, edit.layer, edit.channel, offset)
-        return to_uint8(synthesize(generator, batch, styles, size=size))
+        return checked_uint8(synthesize(generator, batch, styles, size=size))
 
     return in_batches(draw_batch, (codes,), batch_size)

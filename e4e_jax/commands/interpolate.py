@@ -1,13 +1,20 @@
 """python -m e4e_jax interpolate INPUT [INPUT...] OUT: from each image to the next."""
 
-import os
-
 import numpy as np
 
-from e4e_jax.commands.pictures import draw, load_generator, read_codes, save_gif
+from e4e_jax.commands.pictures import (
+    add_reading_flags,
+    draw,
+    load_generator,
+    read_codes,
+    save_gif,
+)
+from e4e_jax.data import outputs
 from e4e_jax.data.images import image_grid, save_png
 from e4e_jax.editing.mixing import interpolate_codes
 from e4e_jax.inversion.folder import save_latents
+
+_ANIMATION = "interpolation.gif"
 
 
 def add_interpolate(commands):
@@ -20,7 +27,7 @@ def add_interpolate(commands):
     parser.add_argument("--model", default="toy", help="a bundle (default: toy)")
     parser.add_argument("--frames", type=int, default=8, help="of a pair, both ends included")
     parser.add_argument("--gif", action="store_true", help="an animation of the whole way as well")
-    parser.add_argument("--batch_size", type=int, default=8)
+    add_reading_flags(parser)
     parser.set_defaults(run=_run)
 
 
@@ -30,7 +37,7 @@ def _run(flags):
     model = load_generator(flags.model)
     names, codes = [], []
     for name in flags.inputs:
-        found, of_it, _ = read_codes(name, model, flags.out, flags.batch_size)
+        found, of_it, _ = read_codes(name, model, flags.out, flags)
         names += found
         codes += list(of_it)
     if len(codes) < 2:
@@ -39,15 +46,15 @@ def _run(flags):
     ways = [np.asarray(interpolate_codes(codes[i], codes[i + 1], flags.frames)) for i in pairs]
     images = draw(model, np.concatenate(ways), flags.batch_size)
 
-    os.makedirs(flags.out, exist_ok=True)
-    save_png(os.path.join(flags.out, "grid.png"), image_grid(images, flags.frames))
+    sheets = [outputs.GRID, *([_ANIMATION] if flags.gif else [])]
+    out = outputs.start_sheets(flags.out, dict.fromkeys(sheets))
+    save_png(out / outputs.GRID, image_grid(images, flags.frames))
     shares = np.linspace(0, 1, flags.frames)
     steps = [f"{names[i]} to {names[i + 1]} {share:.3g}" for i in pairs for share in shares]
-    save_latents(os.path.join(flags.out, "latents.npz"), steps, np.concatenate(ways))
+    save_latents(out / outputs.LATENTS, steps, np.concatenate(ways))
     print(f"{len(ways)} rows of {flags.frames} frames, through {' | '.join(names)}")
     print(f"picture: {flags.out}/grid.png\ncodes: {flags.out}/latents.npz")
     if flags.gif:
         once = [image for i, image in enumerate(images) if i == 0 or i % flags.frames]
-        path = os.path.join(flags.out, "interpolation.gif")
-        save_gif(path, once)
-        print(f"animation: {path}")
+        save_gif(out / _ANIMATION, once)
+        print(f"animation: {flags.out}/{_ANIMATION}")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from e4e_jax import bundle
 from e4e_jax import model as models
-from e4e_jax.commands.pictures import drawn_size, synthesize
+from e4e_jax.commands.pictures import drawn_size, shortened, synthesize
 from e4e_jax.data.images import ImageError
 from e4e_jax.data.sources import open_images
 from e4e_jax.inversion.align import AlignedFaces, is_aligned
@@ -54,7 +54,7 @@ def _run(flags):
         if getattr(flags, name) < lowest:
             raise ValueError(f"--{name} is {getattr(flags, name)}; expected at least {lowest}.")
     parallel.initialize_distributed()
-    source = open_images(flags.images)
+    source = open_images(flags.images, without=flags.out)
     check_output(flags.out, source)
     model = models.load(flags.model)
     if not isinstance(model, models.Inverter):
@@ -92,6 +92,8 @@ def _run(flags):
         raise ValueError(f"none of the {len(source)} images at {flags.images} could be inverted.")
     if jax.process_index() > 0:
         return
+    if outcome.changed:
+        print(f"their content has changed since they were inverted: {shortened(outcome.changed)}")
     there = f", {outcome.already} were there already" if outcome.already else ""
     print(f"{outcome.count} images inverted{there}")
     print(f"codes: {flags.out}/latents.npz\npicture (input | inversion): {flags.out}/grid.png")

@@ -1,11 +1,11 @@
 """python -m e4e_jax mix SOURCES DESTINATIONS OUT: style mixing, every source with every image."""
 
-import os
 import re
 
 import numpy as np
 
-from e4e_jax.commands.pictures import draw, load_generator, read_codes
+from e4e_jax.commands.pictures import add_reading_flags, draw, load_generator, read_codes
+from e4e_jax.data import outputs
 from e4e_jax.data.images import image_grid, save_png
 from e4e_jax.editing.mixing import mix_styles
 from e4e_jax.inversion.folder import save_latents
@@ -25,7 +25,7 @@ def add_mix(commands):
     parser.add_argument(
         "--layers", default="0-3", metavar="FIRST-LAST", help="what is taken (default: 0-3, coarse)"
     )
-    parser.add_argument("--batch_size", type=int, default=8)
+    add_reading_flags(parser)
     parser.set_defaults(run=_run)
 
 
@@ -36,8 +36,7 @@ def _run(flags):
     first, last = map(int, layers.groups())
     model = load_generator(flags.model)
     (sources, given, _), (destinations, kept, _) = (
-        read_codes(name, model, flags.out, flags.batch_size)
-        for name in (flags.sources, flags.destinations)
+        read_codes(name, model, flags.out, flags) for name in (flags.sources, flags.destinations)
     )
     if max(len(sources), len(destinations)) > _MOST:
         raise ValueError(
@@ -54,10 +53,10 @@ def _run(flags):
     tops, lefts, inside = np.split(images, [len(given), len(given) + len(kept)])
     cells[0, 1:], cells[1:, 0] = tops, lefts
     cells[1:, 1:] = inside.reshape(cells[1:, 1:].shape)
-    os.makedirs(flags.out, exist_ok=True)
+    out = outputs.start_sheets(flags.out, {outputs.GRID: None})
     grid = image_grid(cells.reshape(-1, *images.shape[1:]), len(given) + 1)
-    save_png(os.path.join(flags.out, "grid.png"), grid)
+    save_png(out / outputs.GRID, grid)
     names = [f"{name} with {source} @{first}-{last}" for name in destinations for source in sources]
-    save_latents(os.path.join(flags.out, "latents.npz"), names, mixed)
+    save_latents(out / outputs.LATENTS, names, mixed)
     print(f"{len(sources)} sources (top row), {len(destinations)} destinations (left column)")
     print(f"picture: {flags.out}/grid.png\ncodes: {flags.out}/latents.npz")

@@ -2,7 +2,7 @@
 
 import functools
 import os
-import pathlib
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,11 +10,14 @@ from flax import nnx
 from PIL import Image
 
 from e4e_jax import model as models
+from e4e_jax.data import outputs
 from e4e_jax.data.batches import in_batches
-from e4e_jax.data.images import resize_image, to_float, to_uint8
+from e4e_jax.data.images import ImageError, resize_image, to_float, to_uint8
 from e4e_jax.data.sources import open_images
-from e4e_jax.inversion.folder import check_output, load_latents
+from e4e_jax.editing.range import FAR, distances
+from e4e_jax.inversion.folder import check_no_input, load_latents
 from e4e_jax.inversion.invert import synthesize_like
+from e4e_jax.runtime.files import writing
 
 _FRAME_SECONDS = 0.08
 
@@ -27,14 +30,16 @@ def load_generator(name) -> models.GeneratorModel:
     return model
 
 
-def read_codes(name, model: models.GeneratorModel, out, batch_size: int):
+def read_codes(name, model: models.GeneratorModel, out, flags):
     """Codes of a latents.npz, or of images, which are inverted.
+
+    Images that cannot be decoded are named on the screen and left out.
 
     Args:
       name: the file, or images: a folder, a file or a pattern.
       model: whose codes; images need an inverter.
       out: folder that results will be written to.
-      batch_size: images at a time.
+      flags: those that `add_reading_flags` adds.
 
     Returns:
       Names, codes [N, L, D], and the images as uint8 [N, H, W, 3], at the size that `draw` gives;
@@ -44,8 +49,10 @@ def read_codes(name, model: models.GeneratorModel, out, batch_size: int):
       FileNotFoundError, ValueError: nothing usable is there, or results would replace it; in one
         sentence.
     """
-    if batch_size < 1:
-        raise ValueError(f"--batch_size is {batch_size}; expected at least 1.")
+    for flag, lowest in (("batch_size", 1), ("max_bad_images", 0)):
+        if getattr(flags, flag) < lowest:
+            raise ValueError(f"--{flag} is {getattr(flags, flag)}; expected at least {lowest}.")
+    outputs.check_for_sheets(out)
     if name.endswith(".npz"):
         if os.path.realpath(os.path.join(out, "latents.npz")) == os.path.realpath(name):
             raise ValueError(f"{name} would be replaced; choose another folder for OUT.")
@@ -56,15 +63,75 @@ def read_codes(name, model: models.GeneratorModel, out, batch_size: int):
                 f"{name} holds codes {list(codes.shape)}; expected [N, {expected[0]}, "
                 f"{expected[1]}], as this generator takes them."
             )
+        check_codes(model, codes, f"{name} holds codes")
         return names, codes, None
     if not isinstance(model, models.Inverter):
         raise ValueError(f"{name} are images and the model has no encoder; expected a latents.npz.")
-    source = open_images(name)
-    check_output(out, source)
-    images = np.stack([resize_image(source[i], model.image_size) for i in range(len(source))])
-    codes = in_batches(lambda batch: model.encode(to_float(batch)), (images,), batch_size)
+    source = open_images(name, without=out)
+    check_no_input(out, source, outputs.sheet_names(out, source.names))
+    names, images = _read_images(name, source, flags.max_bad_images)
+    read = np.stack([resize_image(image, model.image_size) for image in images])
+    codes = in_batches(lambda batch: model.encode(to_float(batch)), (read,), flags.batch_size)
     size = drawn_size(model)
-    return source.names, codes, np.stack([resize_image(image, size) for image in images])
+    return names, codes, np.stack([resize_image(image, size) for image in read])
+
+
+def add_reading_flags(parser) -> None:
+    """The flags that say how a command reads images."""
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument(
+        "--max_bad_images", type=int, default=100,
+        help="images that may turn out not to be decodable (default: 100)",
+    )  # fmt: skip
+
+
+def _read_images(name, source, max_bad_images):
+    """Names and uint8 images of a source, without those that cannot be decoded."""
+    names, images, reasons = [], [], []
+    for i, image_name in enumerate(source.names):
+        try:
+            images.append(source[i])
+            names.append(image_name)
+        except ImageError as error:
+            reasons.append(str(error))
+            if len(reasons) > max_bad_images:
+                raise ImageError(
+                    f"{len(reasons)} bad images were met where --max_bad_images allows "
+                    f"{max_bad_images}, the last: {error}"
+                ) from None
+    if not images:
+        raise ImageError(f"none of the {len(source)} images at {name} can be read: {reasons[-1]}")
+    for reason in reasons:
+        print(f"left out: {reason}")
+    return names, images
+
+
+def check_codes(model: models.GeneratorModel, codes, what: str) -> None:
+    """Says on stderr where codes [N, L, D] are far from all that the generator has learned.
+
+    Args:
+      model: whose codes.
+      codes: [N, L, D].
+      what: the beginning of the sentence, such as "the edit smile=9 leads to codes".
+
+    Raises:
+      ValueError: codes are not finite; in one sentence.
+    """
+    if not np.isfinite(codes).all():
+        raise ValueError(f"{what} that are not finite numbers; expected a smaller strength.")
+    farthest = distances(model.generator, codes).max()
+    if farthest > FAR:
+        print(
+            f"e4e_jax: {what} {farthest:.3g} times as far from the average as w is; what is drawn "
+            "from them is nothing that the generator has learned.",
+            file=sys.stderr,
+        )
+
+
+def shortened(names, most: int = 10) -> str:
+    """Names in a line, the first ones where they are many."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def drawn_size(model: models.GeneratorModel) -> tuple[int, int]:
@@ -77,8 +144,18 @@ def draw(model: models.GeneratorModel, codes, batch_size: int) -> np.ndarray:
     """Codes [N, L, D] -> uint8 [N, H, W, 3]."""
     size = drawn_size(model)
     return in_batches(
-        lambda batch: to_uint8(synthesize(model.generator, batch, size=size)), (codes,), batch_size
+        lambda batch: checked_uint8(synthesize(model.generator, batch, size=size)),
+        (codes,),
+        batch_size,
     )
+
+
+def checked_uint8(images) -> np.ndarray:
+    """Images in [-1, 1] as uint8; ValueError where the generator has drawn what is no number."""
+    images = np.asarray(images)
+    if not np.isfinite(images).all():
+        raise ValueError("the generator draws no finite numbers from these codes.")
+    return to_uint8(images)
 
 
 @functools.partial(nnx.jit, static_argnames=("size",))
@@ -94,15 +171,9 @@ def save_gif(path, frames) -> None:
     Raises:
       OSError: the disk takes no more.
     """
-    path = pathlib.Path(path)
     frames = [Image.fromarray(frame) for frame in [*frames, *frames[-2:0:-1]]]
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with writing(path) as temporary:
         frames[0].save(
             temporary, format="GIF", save_all=True, append_images=frames[1:],
             duration=int(1000 * _FRAME_SECONDS), loop=0,
         )  # fmt: skip
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(f"{path} cannot be written: {error.strerror or error}.") from error

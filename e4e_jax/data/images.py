@@ -1,23 +1,53 @@
 """Image files to arrays and back: decoding, resizing, range conversion, grids."""
 
+import functools
 import io
 import os
+import stat
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError, features
+
+from e4e_jax.runtime.files import writing
+
+# Formats that Pillow knows by name alone, needs another program for (which would run what the file
+# says), or no longer an image each.
+_NOT_READ = ("EPS", "MPEG")
+_LIBRARIES = {"AVIF": "avif", "JPEG": "jpg", "JPEG2000": "jpg_2000", "WEBP": "webp"}
 
 
 class ImageError(ValueError):
     """An image that cannot be read or written; the message is one sentence naming it."""
 
 
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """The formats that Pillow reads here, by its names for them."""
+    Image.init()
+    return tuple(
+        name
+        for name, (factory, _) in Image.OPEN.items()
+        if name not in _NOT_READ
+        and not (isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile))
+        and (name not in _LIBRARIES or features.check(_LIBRARIES[name]))
+    )
+
+
+@functools.cache
+def extensions() -> tuple[str, ...]:
+    """The extensions of image files that can be read here, in lower case, with their dot."""
+    formats = {*_formats(), "MPO"}  # which is opened as JPEG
+    return tuple(sorted(e for e, name in Image.registered_extensions().items() if name in formats))
+
+
 def decode_image(path_or_bytes, name=None):
     """Reads an image file of any mode as 8-bit RGB.
 
     Transparent pixels are composited on white, 16-bit grey is scaled to 8 bits, the EXIF
-    orientation is applied and of an animation the first frame is taken. Colour profiles are
-    not applied, as in the published training.
+    orientation is applied and of an animation the first frame is taken. Integers of 32 bits, and
+    signed ones, are 8-bit values where none is above 255, or else 16-bit values. Colour profiles
+    are not applied, as in the published training.
 
     Args:
       path_or_bytes: a path, or the content of an image file.
@@ -27,15 +57,19 @@ def decode_image(path_or_bytes, name=None):
       uint8 [H, W, 3].
 
     Raises:
-      ImageError: the file is missing, truncated, damaged, not an image, or so large that it
-        looks like a decompression bomb (Pillow's limit, about 179 million pixels).
+      ImageError: the file is missing, truncated, damaged, not an image, no regular file (a named
+        pipe would be waited for), of values without a known range, or so large that it looks like
+        a decompression bomb (Pillow's limit, about 179 million pixels).
     """
     is_bytes = isinstance(path_or_bytes, bytes)
     name = name or ("the encoded image" if is_bytes else path_or_bytes)
     try:
-        with Image.open(io.BytesIO(path_or_bytes) if is_bytes else path_or_bytes) as image:
+        if not is_bytes and not stat.S_ISREG(os.stat(path_or_bytes).st_mode):
+            raise ValueError("it is no regular file")
+        file = io.BytesIO(path_or_bytes) if is_bytes else path_or_bytes
+        with Image.open(file, formats=_formats()) as image:
             image.load()
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+            return np.asarray(_to_rgb(ImageOps.exif_transpose(image), image.format))
     except UnidentifiedImageError:
         reason = "it is not in a known image format"
     except Exception as error:  # Pillow's decoders raise nearly every type on damaged files
@@ -44,18 +78,33 @@ def decode_image(path_or_bytes, name=None):
     raise ImageError(f"{name} cannot be decoded as an image: {reason}")
 
 
-def _to_rgb(image):
-    """PIL image of any mode -> PIL image of mode RGB."""
+def _to_rgb(image, format):
+    """PIL image of any mode, and the format of its file -> PIL image of mode RGB."""
     if image.mode == "F":
         raise ValueError("float pixels have no known range, expected 8-bit or 16-bit integers")
-    if image.mode.startswith("I"):  # I;16 and its byte orders, or 16 bits widened to 32
-        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        grey = (grey + 128) // 257  # 65535 = 255 * 257, rounded to nearest
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if image.mode.startswith("I"):
+        # I;16 and its byte orders; I of these formats is 16 bits widened to 32.
+        has_16_bits = image.mode != "I" or format in ("PNG", "PPM")
+        grey = _to_8_bits(np.asarray(image).astype(np.int64), has_16_bits)
+        return Image.fromarray(grey).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
+
+
+def _to_8_bits(grey, has_16_bits):
+    """Integers [H, W] -> uint8; of 32 bits (or signed) only the values tell the range."""
+    lowest, highest = grey.min(), grey.max()
+    if not has_16_bits and (lowest < 0 or highest > 65535):
+        raise ValueError(
+            f"integers from {lowest} to {highest} have no known range, expected 0 to 255 or to "
+            "65535"
+        )
+    if not has_16_bits and highest <= 255:
+        return grey.astype(np.uint8)
+    grey = np.clip(grey, 0, 65535)
+    return ((grey + 128) // 257).astype(np.uint8)  # 65535 = 255 * 257, rounded to nearest
 
 
 def resize_image(image, size):
@@ -113,11 +162,8 @@ def save_png(path, image):
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         found = f"{image.dtype} {list(image.shape)}"
         raise ImageError(f"{path} cannot be written: the image is {found}, not uint8 [H, W, 3]")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        Image.fromarray(image).save(temporary, format="PNG")
-        os.replace(temporary, path)
+        with writing(path) as temporary:
+            Image.fromarray(image).save(temporary, format="PNG")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        reason = error.strerror or str(error)
-        raise ImageError(f"{path} cannot be written: {reason}") from error
+        raise ImageError(str(error).rstrip(".")) from error

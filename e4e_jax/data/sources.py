@@ -6,66 +6,187 @@ may name its images (`names`, a sequence as long as the source) and may know wha
 (`factors(indices) -> float32 [N, K]`).
 """
 
+import collections
+import functools
 import glob
+import logging
 import os
+import stat
 from pathlib import Path
 
-from e4e_jax.data.images import decode_image
+from e4e_jax.data import outputs
+from e4e_jax.data.images import decode_image, extensions
+from e4e_jax.data.names import readable
 
-EXTENSIONS = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff",
-              ".webp")  # fmt: skip
+_USUAL = (".jpg", ".png", ".webp", ".tiff", ".bmp")  # of some sixty, in messages
+_NAMED = 3  # of the files that are passed over for one reason
 
 
 class ImageFolder:
     """The images of a folder, sorted by name; hidden files and folders are left out.
 
+    Images are the files with an extension that Pillow reads here. The others are passed over and
+    named in a warning; so is what is no file to be read to its end, such as a named pipe. The
+    sheets and codes that `e4e_jax` itself has written there are no images and not named.
+
     Attributes:
       path: the folder.
-      names: paths of the images relative to it, with forward slashes.
+      names: of the images: their paths relative to the folder, with forward slashes.
       paths: of the files.
+
+    Args:
+      path: the folder.
+      recursive: whether images in folders of the folder count.
+      without: a folder in it that is left out, such as one for results.
 
     Raises:
       FileNotFoundError: there is no such folder.
       ValueError: no file in it has a known extension.
     """
 
-    def __init__(self, path, recursive=True):
+    def __init__(self, path, recursive=True, without=None):
         self.path = Path(path)
         if not self.path.is_dir():
-            found = "is not a folder" if self.path.exists() else "does not exist"
+            found = "is not a folder" if os.path.lexists(self.path) else "does not exist"
             raise FileNotFoundError(f"{self.path} {found}, expected a folder of images")
-        self.names = sorted(_image_names(self.path, recursive))
-        if not self.names:
-            known = ", ".join(EXTENSIONS)
-            raise ValueError(f"{self.path} contains no images, expected files ending in {known}")
+        listing = _Listing()
+        listing.add_folder(self.path, recursive, without)
+        listing.warn(self.path)
+        if not listing.files:
+            raise ValueError(f"{self.path} contains no images, {listing.expected()}")
+        named = sorted(zip(_different(map(readable, listing.files)), listing.files, strict=True))
+        self.names = [name for name, _ in named]
+        self._files = [file for _, file in named]
 
     @property
     def paths(self):
-        return [self.path / name for name in self.names]
+        return [self.path / file for file in self._files]
+
+    @property
+    def origins(self) -> dict[str, str]:
+        """Image -> the input whose inversion it is, in a folder that `invert` has written."""
+        return outputs.origins(self.path)
 
     def __len__(self):
         return len(self.names)
 
     def __getitem__(self, index):
-        return decode_image(self.path / self.names[index])
+        return decode_image(self.path / self._files[index])
 
 
-def _image_names(root, recursive):
-    """Relative names of the image files under root; linked folders are followed, once each."""
-    seen = {os.path.realpath(root)}
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        inside = Path(folder).relative_to(root)
-        for file in files:
-            if file.lower().endswith(EXTENSIONS) and not file.startswith("."):
-                yield (inside / file).as_posix()
-        subfolders.sort()  # which of two links to one folder is taken must not depend on the disk
-        kept = []
-        for subfolder in subfolders if recursive else []:
-            target = os.path.realpath(os.path.join(folder, subfolder))
-            if target not in seen and not subfolder.startswith("."):
-                seen.add(target)
-                kept.append(subfolder)
-        subfolders[:] = kept
+def _different(names):
+    """Names as they are; one that was there before, which only odd ones can be, gets a mark."""
+    used = set()
+    for name in names:
+        while name in used:
+            name += "~"
+        used.add(name)
+        yield name
+
+
+class _Listing:
+    """Files that are images, and what was passed over on the way to them.
+
+    Attributes:
+      files: as they were found.
+      passed_over: why -> files.
+      ours: sheets of `e4e_jax`.
+    """
+
+    def __init__(self):
+        self.files, self.ours = [], []
+        self.passed_over = collections.defaultdict(list)
+        self._extensions = tuple(extensions())
+
+    def add_folder(self, root, recursive, without):
+        """All files under root; linked folders are followed, once each."""
+        seen = {os.path.realpath(root)}
+        if without is not None and os.path.realpath(without) not in seen:
+            seen.add(os.path.realpath(without))
+        waiting = [("", outputs.written_above(root))]
+        while waiting:
+            inside, above = waiting.pop()
+            files, folders = self._scan(os.path.join(root, inside), inside)
+            if inside and {outputs.INVERSION, outputs.SHEETS} & {entry.name for entry in files}:
+                above = [*above, (outputs.written(os.path.join(root, inside)), "")]
+            for entry in files:
+                self.add_file(inside + entry.name, entry.name, entry, above)
+            kept = []
+            for entry in folders if recursive else []:
+                target = os.path.realpath(entry.path)
+                if target not in seen and not _is_our_folder(entry.name, above):
+                    seen.add(target)
+                    below = [(made, f"{prefix}{entry.name}/") for made, prefix in above]
+                    kept.append((f"{inside}{entry.name}/", below))
+            waiting += reversed(kept)
+
+    def _scan(self, folder, inside):
+        try:
+            with os.scandir(folder) as entries:
+                entries = [entry for entry in entries if not entry.name.startswith(".")]
+        except OSError as error:
+            if not inside:
+                raise OSError(f"{folder} cannot be read: {error.strerror or error}.") from error
+            self.passed_over[f"cannot be read: {error.strerror}"].append(inside)
+            return [], []
+        # Which of two links to one folder is taken must not depend on the disk.
+        entries.sort(key=lambda entry: entry.name)
+        found = {False: [], True: []}
+        for entry in entries:
+            found[_is(entry, "dir")].append(entry)
+        return found[False], found[True]
+
+    def add_file(self, file, name, entry, above):
+        """Adds a file if it is an image; entry: an `os.DirEntry` or a path."""
+        if any(made.is_ours(prefix + name) for made, prefix in above):
+            self.ours += [file] * name.lower().endswith(self._extensions)
+        elif not name.lower().endswith(self._extensions):
+            self.passed_over["of kinds that Pillow does not read here"].append(file)
+        elif not _is(entry, "file"):
+            self.passed_over[_kind(entry)].append(file)
+        else:
+            self.files.append(file)
+
+    def warn(self, where):
+        """One line of what was passed over, if anything was."""
+        if not self.passed_over:
+            return
+        parts = []
+        for reason, files in self.passed_over.items():
+            more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
+            listed = ", ".join(map(readable, files[:_NAMED]))
+            parts.append(f"{len(files)} {reason} ({listed}{more})")
+        logging.warning("%s: files are passed over: %s.", where, "; ".join(parts))
+
+    def expected(self):
+        sheets = f"but {len(self.ours)} sheets that e4e_jax made, " if self.ours else ""
+        more = len(set(self._extensions) - set(_USUAL))
+        return f"{sheets}expected files ending in {', '.join(_USUAL)} or one of {more} others"
+
+
+def _is(entry, kind):
+    """Whether an `os.DirEntry` or a path is a "dir" or a "file"; a link in a circle is neither."""
+    try:
+        return getattr(entry, f"is_{kind}")()
+    except OSError:
+        return False
+
+
+def _is_our_folder(name, above):
+    return any(made.is_our_folder(prefix + name) for made, prefix in above)
+
+
+def _kind(path) -> str:
+    """What is no regular file, in words; path: an `os.DirEntry` or a path."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return "broken links" if path.is_symlink() else "that cannot be looked at"
+    kinds = {
+        stat.S_IFIFO: "named pipes", stat.S_IFSOCK: "sockets", stat.S_IFDIR: "folders",
+        stat.S_IFCHR: "devices", stat.S_IFBLK: "devices",
+    }  # fmt: skip
+    return kinds.get(stat.S_IFMT(mode), "no files")
 
 
 class Subset:
@@ -102,11 +223,12 @@ class ImageFiles:
         self.paths = [Path(path) for path in paths]
         if not self.paths:
             raise ValueError("no image files are named, expected at least one")
-        parents = [path.parent.as_posix() for path in self.paths]
-        shared = os.path.commonpath(parents) if len(set(parents)) > 1 else parents[0]
-        self.names = [os.path.relpath(path, shared) for path in self.paths]
-        if len(set(self.names)) < len(self.names):
+        whole = [os.path.abspath(path) for path in self.paths]
+        shared = os.path.commonpath([os.path.dirname(path) for path in whole])
+        names = [Path(os.path.relpath(path, shared)).as_posix() for path in whole]
+        if len(set(names)) < len(names):
             raise ValueError("an image file is named twice, expected different files")
+        self.names = list(_different(map(readable, names)))
 
     def __len__(self):
         return len(self.paths)
@@ -115,24 +237,35 @@ class ImageFiles:
         return decode_image(self.paths[index])
 
 
-def open_images(pattern):
+def open_images(pattern, without=None):
     """The images that a folder, a file or a glob pattern such as 'faces/*.png' names.
+
+    Args:
+      pattern: which.
+      without: a folder for results, which are no images to read where it lies in the folder.
 
     Raises:
       FileNotFoundError: nothing fits.
-      ValueError: a folder without images.
+      ValueError: a folder without images; what is no file, such as a named pipe.
     """
     path = os.path.expanduser(str(pattern))
     if os.path.isdir(path):
-        return ImageFolder(path)
-    if os.path.isfile(path):
+        return ImageFolder(path, without=without)
+    if outputs.is_file(path):
         return ImageFiles([path])
-    found = sorted(
-        name for name in glob.glob(path, recursive=True) if name.lower().endswith(EXTENSIONS)
-    )
-    if not found:
+    if os.path.lexists(path):
+        raise ValueError(f"{path} is one of {_kind(Path(path))}; expected an image file.")
+    listing = _Listing()
+    above = functools.cache(outputs.written_above)
+    for name in sorted(glob.glob(path, recursive=True)):
+        if os.path.isdir(name) and not name.lower().endswith(extensions()):
+            continue  # of **, and of folders beside images
+        folder, base = os.path.split(name)
+        listing.add_file(name, base, Path(name), above(folder))
+    listing.warn(pattern)
+    if not listing.files:
         raise FileNotFoundError(f"there are no images at {pattern}, a folder, file or pattern")
-    return ImageFiles(found)
+    return ImageFiles(listing.files)
 
 
 class TfdsImages:

@@ -101,10 +101,11 @@ class AlignedFaces:
     says so, and names faces that are small or turned away, which invert badly.
 
     Args:
-      source: of photographs, with `names`.
+      source: of photographs, with `names`, and `paths` where they are files.
       size: side of the aligned images.
 
     Attributes:
+      paths: of the photographs' files; None where there are none.
       notes: name -> what is to be known about the face, as images are read.
     """
 
@@ -113,6 +114,7 @@ class AlignedFaces:
         self._source = source
         self._size = size
         self.names = source.names
+        self.paths = getattr(source, "paths", None)
         self.notes = {}
 
     def __len__(self):

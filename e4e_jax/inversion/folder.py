@@ -1,17 +1,17 @@
 """Inverts the images of a folder: files in, files out, and going on after a stop.
 
 The output folder holds an image per input, `latents.npz` with all names and codes, a grid, and
-`inversion.json`, which says how they were made. While the work goes on, finished codes lie in
-parts beside it; they are merged at the end.
+`inversion.json`, which says how they were made; see `inversion.record`.
 """
 
-import collections
 import concurrent.futures
 import contextlib
 import dataclasses
-import json
+import hashlib
+import logging
 import os
 import pathlib
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,12 +19,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from e4e_jax.data.images import decode_image, image_grid, resize_image, save_png, to_uint8
+from e4e_jax.data import outputs
+from e4e_jax.data.images import (
+    ImageError,
+    decode_image,
+    image_grid,
+    resize_image,
+    save_png,
+    to_uint8,
+)
+from e4e_jax.data.names import check_names, check_places, distinct, place, settle
 from e4e_jax.data.pipeline import make_pipeline
 from e4e_jax.data.sources import Subset
-from e4e_jax.runtime.files import read_arrays
+from e4e_jax.inversion import record
+from e4e_jax.runtime.files import read_arrays, write_arrays
 
-_SETTINGS, _LATENTS, _GRID, _PARTS = "inversion.json", "latents.npz", "grid.png", ".parts"
 _GRID_ROWS, _GRID_PAIRS = 8, 2  # input | inversion, twice in a row
 _WRITERS = 4  # threads that compress PNG files beside the device's work
 
@@ -53,12 +62,14 @@ class Outcome:
     Attributes:
       count: images inverted now, by all hosts.
       already: images that were there before.
-      bad: name -> reason of images of this host that could not be decoded.
+      bad: name -> reason of images of this host that could not be decoded or inverted.
+      changed: images that were there before with another content, and were inverted anew.
     """
 
     count: int
     already: int
     bad: dict[str, str]
+    changed: tuple[str, ...] = ()
 
 
 def invert_folder(
@@ -74,7 +85,9 @@ def invert_folder(
 ) -> Outcome:
     """Inverts every image of a source that `out` does not hold yet.
 
-    Several hosts share the work by file; `out` must then be on a file system that all see.
+    An image counts as done where an image of its name and its content was inverted before; what an
+    image of the same name and another content has left is replaced. Several hosts share the work by
+    file; `out` must then be on a file system that all see.
 
     Args:
       invert: images [B, H, W, 3] in [-1, 1], of one shape and spread over the local devices.
@@ -87,17 +100,28 @@ def invert_folder(
       progress: (total_steps, batch_size) -> progress bar, such as `hooks.ProgressBar`.
 
     Raises:
-      ValueError: `out` holds inversions made with other settings; in one sentence.
+      ValueError: `out` holds inversions made with other settings, or something where results
+        should go; in one sentence.
       ImageError: too many images could not be decoded, or the disk takes no more.
     """
-    out = pathlib.Path(out)
-    _check_settings(out, settings)
-    files = output_names(source.names)
-    done = set(_finished(out))
-    todo = [i for i, name in enumerate(source.names) if name not in done]
+    out, source = pathlib.Path(out), _Noted(source)
+    record.check_settings(out, settings)
+    if jax.process_index() == 0:
+        record.begin(out, settings)
+    _check_same_names(source.names)
+    before = record.finished(out)
+    files = output_names(source.names, before)
+    check_places(out, files)
+    done = _are_done(out, source, files, before)
+    if older := sum(not inversion.digest for inversion in before.values()):
+        logging.warning(
+            "%s holds %d inversions of an earlier version, which did not note the content of their "
+            "inputs; those of this input are made anew.", out, older,
+        )  # fmt: skip
+    todo = np.flatnonzero(~done).tolist()
+    changed = [source.names[i] for i in todo if source.names[i] in before]
     already = len(source.names) - len(todo)
     todo = todo[jax.process_index() :: jax.process_count()]
-    _over_hosts(0)  # all have seen the same before one adds to it
     mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("data",))
     sharding = jax.NamedSharding(mesh, jax.P("data"))
     batch_size = -(-min(batch_size, max(len(todo), 1)) // mesh.size) * mesh.size
@@ -121,49 +145,119 @@ def invert_folder(
             for step, batch in enumerate(batches, start=1):
                 images = jnp.asarray(batch["image"], jnp.float32) / 127.5 - 1
                 found = invert(jax.device_put(images, sharding))
-                rows = np.flatnonzero(batch["mask"])
-                indices = [todo[(step - 1) * batch_size + row] for row in rows]
-                _write_batch(out, found, rows, [source.names[i] for i in indices],
-                             [files[i] for i in indices], writers)  # fmt: skip
+                indices = {
+                    row: todo[(step - 1) * batch_size + row]
+                    for row in np.flatnonzero(batch["mask"])
+                }
+                for row in np.flatnonzero(~_are_finite(found.codes, found.images)):
+                    if row not in indices:
+                        continue
+                    name = source.names[indices.pop(row)]
+                    bad[name] = f"{name}: its inversion is not finite"
+                _write_batch(out, found, indices, source, files, settings, writers)
                 if bar:
                     bar.update(step, {})
-            bad = dict(batches.bad_images)
+            bad |= batches.bad_images
     count = _over_hosts(len(todo) - len(bad))
     if jax.process_index() == 0:
-        _merge(out)
-        _write_grid(out, source, files, image_size)
-    return Outcome(count, already, bad)
+        record.merge(out, settings)
+        _write_grid(out, source, image_size)
+    return Outcome(count, already, bad, tuple(name for name in changed if name not in bad))
 
 
-def _over_hosts(number: int) -> int:
+class _Noted:
+    """A source that notes the digest of each image as it is read."""
+
+    def __init__(self, source):
+        self.names = source.names
+        self.digests = {}
+        self._source = source
+        self._paths = getattr(source, "paths", None)  # a property, which lists them anew
+
+    def __len__(self):
+        return len(self._source)
+
+    def __getitem__(self, index):
+        # Before the image is: of one that is replaced meanwhile the next run sees a change.
+        self.digests[index] = self.digest(index)
+        return self._source[index]
+
+    def digest(self, index) -> str | None:
+        """Of an image's file, or of its pixels where there is none; None if it cannot be read."""
+        try:
+            if self._paths is None:
+                return hashlib.sha256(np.ascontiguousarray(self._source[index])).hexdigest()
+            if not outputs.is_file(self._paths[index]):
+                return None
+            with open(self._paths[index], "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except (OSError, ImageError):
+            return None
+
+
+def _are_done(out, source, files, before) -> np.ndarray:
+    """Which images [N] of a source are there, bool; the hosts share the reading."""
+    done = np.zeros(len(files), np.int32)
+    for i in range(jax.process_index(), len(files), jax.process_count()):
+        inversion = before.get(source.names[i])
+        done[i] = (
+            inversion is not None
+            and inversion.digest == source.digest(i)
+            and outputs.is_file(out / files[i])
+        )
+    return _over_hosts(done) > 0
+
+
+def _over_hosts(numbers):
     """The sum of the hosts' numbers; none goes on before all have come here."""
     if jax.process_count() == 1:
-        return number
+        return numbers
     from jax.experimental import multihost_utils
 
-    return int(multihost_utils.process_allgather(np.asarray(number)).sum())
+    return multihost_utils.process_allgather(np.asarray(numbers)).sum(axis=0)
 
 
-def output_names(names: Sequence[str]) -> list[str]:
-    """PNG names after the inputs'.
+def _check_same_names(names):
+    """Several hosts must see the same files, since they share them by number."""
+    if jax.process_count() == 1:
+        return
+    from jax.experimental import multihost_utils
 
-    The extension stays where two inputs differ in nothing else, and where the name is the grid's.
-    """
-    stems = [os.path.splitext(name)[0] for name in names]
-    inputs = collections.Counter(stems)
-    return [
-        f"{stem if inputs[stem] == 1 and f'{stem}.png' != _GRID else name}.png"
-        for name, stem in zip(names, stems, strict=True)
-    ]
+    seen = np.asarray(zlib.crc32("\n".join(names).encode()))
+    if len(set(multihost_utils.process_allgather(seen).tolist())) > 1:
+        raise ValueError("the hosts see different images; expected the same files on all of them.")
+
+
+def output_names(names: Sequence[str], before: dict[str, record.Inversion]) -> list[str]:
+    """A PNG file for each input, all different; those of finished inversions stay."""
+    return settle(
+        names,
+        kept={name: inversion.file for name, inversion in before.items()},
+        reserved=outputs.RESERVED,
+        beside=(outputs.NOISE, outputs.GENERATOR),
+    )
 
 
 def check_output(out, source) -> None:
-    """Raises ValueError where results of these image files would replace files of theirs."""
+    """Raises ValueError where inversions of these image files would replace files of theirs."""
+    check_no_input(out, source, output_names(source.names, record.finished(out)))
+
+
+def check_no_input(out, source, files: Sequence[str]) -> None:
+    """Raises ValueError where results would replace image files that are read, or join them.
+
+    Args:
+      out: folder for results.
+      source: of image files, with `paths`.
+      files: in `out` that are to be written.
+    """
     inputs = {os.path.realpath(path) for path in source.paths}
-    for file in [_GRID, *output_names(source.names)]:
+    for file in [outputs.GRID, *files]:
         path = os.path.join(out, file)
         if os.path.realpath(path) in inputs:
             raise ValueError(f"{path} is one of the images to read; choose another folder for OUT.")
+    if os.path.realpath(getattr(source, "path", "")) == os.path.realpath(out):
+        raise ValueError(f"{out} is the folder of the images; choose another folder for OUT.")
 
 
 def load_latents(path) -> tuple[list[str], np.ndarray]:
@@ -187,100 +281,70 @@ def load_latents(path) -> tuple[list[str], np.ndarray]:
             f"{list(codes.shape)}; expected strings [N] and floats [N, L, D]."
         )
     with np.errstate(over="ignore"):
-        return [str(name) for name in names], codes.astype(np.float32)
+        codes = codes.astype(np.float32)
+    names = [str(name) for name in names]
+    check_names(names, path)
+    for name, code in zip(names, codes, strict=True):
+        if not np.isfinite(code).all():
+            raise ValueError(f"{path}: the codes of {name} are not finite numbers.")
+    return names, codes
 
 
 def save_latents(path, names, codes) -> None:
     """Writes a `latents.npz`, whole or not at all.
 
+    Names that are equal get a number, and over-long ones are cut.
+
     Raises:
       OSError: the disk takes no more.
     """
-    _save_arrays(path, {"names": np.asarray(names, str), "codes": np.asarray(codes, np.float32)})
+    names = np.asarray(distinct(names), str)
+    write_arrays(path, {"names": names, "codes": np.asarray(codes, np.float32)})
 
 
-def _save_arrays(path, arrays):
-    path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.npz")
-    try:
-        np.savez(temporary, **arrays)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(f"{path} cannot be written: {error.strerror or error}.") from error
+def _are_finite(*arrays) -> np.ndarray:
+    """Of arrays [N, ...] the rows that hold finite numbers alone, bool [N]."""
+    finite = [np.isfinite(np.asarray(array)).reshape(len(array), -1).all(1) for array in arrays]
+    return np.logical_and.reduce(finite)
 
 
-def _check_settings(out, settings):
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / _SETTINGS
-    settings = json.loads(json.dumps(settings))
-    if path.exists():
-        try:
-            found = json.loads(path.read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            found = {}
-        changed = [key for key in {*found, *settings} if found.get(key) != settings.get(key)]
-        if changed:
-            key = min(changed)
-            raise ValueError(
-                f"{out} holds inversions made with {key} {found.get(key)!r}, now it is "
-                f"{settings.get(key)!r}; choose another folder."
-            )
-    elif jax.process_index() == 0:
-        path.write_text(json.dumps(settings, indent=2) + "\n")
+def _write_batch(out, found, indices, source, files, settings, writers):
+    """Images first: a name in a part means that everything of it is there.
 
-
-def _parts(out):
-    return sorted((out / _PARTS).glob("*.npz"))
-
-
-def _finished(out):
-    """Names whose image and codes are there."""
-    for path in [out / _LATENTS, *_parts(out)]:
-        if path.exists():
-            yield from load_latents(path)[0]
-
-
-def _write_batch(out, found, rows, names, files, writers):
-    """Images first: a name in a part means that everything of it is there."""
-    images = to_uint8(found.images)
-    for file in files:
-        (out / file).parent.mkdir(parents=True, exist_ok=True)
-    list(writers.map(save_png, [out / file for file in files], [images[row] for row in rows]))
-    if found.noises is not None:
-        for row, file in zip(rows, files, strict=True):
-            noises = {f"noise_{i}": np.asarray(n[row]) for i, n in enumerate(found.noises)}
-            _save_arrays(out / f"{os.path.splitext(file)[0]}.noise.npz", noises)
-    if found.generators is not None:
-        for row, file in zip(rows, files, strict=True):
-            found.generators[row](str(out / f"{os.path.splitext(file)[0]}.generator"))
-    if names:  # else every image of the batch is bad
-        (out / _PARTS).mkdir(exist_ok=True)
-        part = out / _PARTS / f"{jax.process_index():04d}-{len(_parts(out)):08d}.npz"
-        save_latents(part, names, np.asarray(found.codes)[rows])
-
-
-def _merge(out):
-    """All parts and what was there before become one file, sorted by name."""
-    parts = _parts(out)
-    if not parts:
+    Args:
+      indices: row of the batch -> image of the source.
+    """
+    if not indices:  # every image of the batch is bad
         return
-    before = [out / _LATENTS] if (out / _LATENTS).exists() else []
-    names, codes = zip(*(load_latents(path) for path in before + parts), strict=True)
-    names, codes = np.concatenate(names), np.concatenate(codes)
-    # A name is there twice where a merge was stopped before its parts were removed.
-    names, first = np.unique(names, return_index=True)
-    save_latents(out / _LATENTS, names, codes[first])
-    for part in parts:
-        part.unlink()
-    (out / _PARTS).rmdir()
+    rows = list(indices)
+    images = to_uint8(found.images)
+    paths = [place(out, files[i]) for i in indices.values()]
+    list(writers.map(save_png, paths, [images[row] for row in rows]))
+    for row, path in zip(rows, paths, strict=True):
+        if found.noises is not None:
+            noises = {f"noise_{i}": np.asarray(n[row]) for i, n in enumerate(found.noises)}
+            write_arrays(path.with_name(path.stem + outputs.NOISE), noises)
+        if found.generators is not None:
+            generator = path.with_name(path.stem + outputs.GENERATOR)
+            if generator.is_symlink():  # or the bundle would be written where it leads
+                generator.unlink()
+            found.generators[row](str(generator))
+    record.add_part(
+        out,
+        [source.names[i] for i in indices.values()],
+        [record.Inversion(files[i], source.digests[i] or "") for i in indices.values()],
+        np.asarray(found.codes)[rows],
+        settings,
+    )
 
 
-def _write_grid(out, source, files, image_size):
-    cells, done = [], set(_finished(out))
+def _write_grid(out, source, image_size):
+    cells, made = [], record.finished(out)
     for i, name in enumerate(source.names):
-        if name in done and len(cells) < 2 * _GRID_ROWS * _GRID_PAIRS:
-            cells.append(resize_image(source[i], image_size))
-            cells.append(resize_image(decode_image(out / files[i]), image_size))
+        if name in made and len(cells) < 2 * _GRID_ROWS * _GRID_PAIRS:
+            with contextlib.suppress(ImageError):  # changed since, or removed
+                if made[name].digest == source.digest(i):
+                    pair = source[i], decode_image(out / made[name].file)
+                    cells += [resize_image(image, image_size) for image in pair]
     if cells:
-        save_png(out / _GRID, image_grid(np.stack(cells), 2 * _GRID_PAIRS))
+        save_png(out / outputs.GRID, image_grid(np.stack(cells), 2 * _GRID_PAIRS))

@@ -1,6 +1,5 @@
 """A folder of results that need not be computed twice, each under a hash of what it depends on."""
 
-import contextlib
 import functools
 import hashlib
 import json
@@ -12,7 +11,7 @@ import jax
 import numpy as np
 
 import e4e_jax
-from e4e_jax.runtime.files import read_arrays
+from e4e_jax.runtime.files import read_arrays, write_arrays
 
 
 class Cache:
@@ -46,15 +45,11 @@ class Cache:
             return
         text = _complete(key)
         path = self._path(text)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.npz")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            np.savez(temporary, key=np.array(text), **arrays)
-            temporary.replace(path)
+            write_arrays(path, {"key": np.array(text), **arrays})
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            logging.warning("%s was not written: %s.", path, error.strerror or error)
+            logging.warning("%s", error)
 
     def _path(self, text) -> pathlib.Path:
         return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()}.npz"
@@ -75,8 +70,8 @@ def identify_images(source):
     """
     if hasattr(source, "path") and hasattr(source, "names"):
         listing = hashlib.sha256()
-        for name in source.names:
-            status = os.stat(os.path.join(source.path, name))
+        for name, path in zip(source.names, source.paths, strict=True):
+            status = os.stat(path)
             entry = (name, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
             listing.update(json.dumps(entry).encode())
         return {"folder": os.path.realpath(source.path), "listing": listing.hexdigest()}

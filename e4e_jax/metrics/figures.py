@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,6 +11,7 @@ from e4e_jax.metrics.cache import Cache
 from e4e_jax.metrics.evaluation import Pass, compute_columns, find_pass
 from e4e_jax.metrics.fid import FeatureStatistics
 from e4e_jax.metrics.table import Request
+from e4e_jax.runtime.files import writing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,15 +138,8 @@ def write_csv(path: str, names: list[str], values: Mapping[str, np.ndarray]) -> 
 
 
 def _write(path, write):
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "w", newline="") as file:
-            write(file)
-        os.replace(temporary, path)
-    except OSError:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
+    with writing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        write(file)
 
 
 def _count(kept) -> int:

@@ -187,6 +187,14 @@ class SameSize:
     def names(self):
         return self.source.names
 
+    @property
+    def paths(self):
+        return self.source.paths
+
+    @property
+    def origins(self):
+        return getattr(self.source, "origins", {})
+
     def __len__(self):
         return len(self.source)
 
@@ -202,23 +210,35 @@ class SameSize:
 
 
 def _match(reference, measured, allow_unmatched) -> list[tuple[int, int]]:
-    """Indices of the images of both folders that share a name, in the order of the first."""
-    by_name = []
-    for source in (reference, measured):
-        found = {}
-        for i, name in enumerate(source.names):
+    """Indices of the images of both folders that share a name, in the order of the first.
+
+    Where a folder holds inversions that know their inputs, these are their names. Equal names go
+    first, and then, of the rest, those that differ in their extension alone.
+    """
+    sides = [_input_names(source) for source in (reference, measured)]
+    places = [{name: i for i, name in enumerate(names)} for names in sides]
+    found = {i: places[1][name] for name, i in places[0].items() if name in places[1]}
+    by_stem = []
+    for source, names, paired in zip(
+        (reference, measured), sides, (found.keys(), set(found.values())), strict=True
+    ):
+        stems = {}
+        for i, name in enumerate(names):
             stem = os.path.splitext(name)[0]
-            if stem in found:
+            if i not in paired and stem in stems:
                 raise ValueError(
-                    f"{source.path} holds {source.names[found[stem]]} and {name}; expected names "
-                    "that differ in more than their extension, to pair images by them."
+                    f"{source.path} holds {source.names[stems[stem]]} and {source.names[i]}; "
+                    "expected names that differ in more than their extension, to pair images by "
+                    "them."
                 )
-            found[stem] = i
-        by_name.append(found)
-    common = [(i, by_name[1][stem]) for stem, i in by_name[0].items() if stem in by_name[1]]
+            if i not in paired:
+                stems[stem] = i
+        by_stem.append(stems)
+    found |= {i: by_stem[1][stem] for stem, i in by_stem[0].items() if stem in by_stem[1]}
+    common = sorted(found.items())
     alone = []
-    for source, own, other in zip((reference, measured), by_name, by_name[::-1], strict=True):
-        names = [source.names[i] for stem, i in own.items() if stem not in other]
+    for source, paired in ((reference, found.keys()), (measured, set(found.values()))):
+        names = [name for i, name in enumerate(source.names) if i not in paired]
         if names:
             alone.append(f"{source.path}: {_listed(names)}")
     if not common or (alone and not allow_unmatched):
@@ -227,6 +247,11 @@ def _match(reference, measured, allow_unmatched) -> list[tuple[int, int]]:
             + (", and no pair at all." if not common else "; --allow_unmatched leaves them out.")
         )
     return common
+
+
+def _input_names(source) -> list[str]:
+    origins = getattr(source, "origins", {})
+    return [origins.get(name, name) for name in source.names]
 
 
 def _listed(names):

@@ -1,14 +1,16 @@
 import io
+import os
 import struct
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from e4e_jax.data.images import (
     ImageError,
     decode_image,
+    extensions,
     image_grid,
     resize_image,
     save_png,
@@ -234,3 +236,74 @@ def test_save_png(tmp_path):
     with pytest.raises(ImageError, match="folder.png cannot be written: Is a directory"):
         save_png(tmp_path / "folder.png", image)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.png", "grid.png"]
+
+
+@pytest.mark.parametrize("dtype", [np.int32, ">i4", np.int16, np.uint32, ">u2", np.uint16])
+def test_integers_of_a_tiff_are_scaled_by_what_they_show(dtype):
+    """32-bit and signed ones: NumPy's default, ImageJ; 16 bits without a sign are 16 bits."""
+    eight = np.arange(256).reshape(16, 16)
+    is_plain = np.dtype(dtype).kind == "u" and np.dtype(dtype).itemsize == 2
+    for values, expected in (
+        (eight, eight / 257 if is_plain else eight),
+        (eight // 200, eight // 200 / 257 if is_plain else eight // 200),
+        (eight * 128, eight * 128 / 257),
+    ):
+        decoded = decode_image(tiff(values.astype(dtype)))
+        np.testing.assert_array_equal(decoded[..., 0], np.rint(expected).astype(np.uint8))
+        np.testing.assert_array_equal(decoded[..., 0], decoded[..., 2])
+
+
+@pytest.mark.parametrize(
+    "values", [[-1, 100], [0, 65536], [-32768, 32767], [0, 2**31 - 1]], ids=str
+)
+def test_integers_without_a_known_range_are_refused(values):
+    with pytest.raises(ImageError, match="integers from .* have no known range"):
+        decode_image(tiff(np.array([values], np.int32)))
+    if min(values) < 0 and max(values) < 2**15:
+        with pytest.raises(ImageError, match="integers from .* have no known range"):
+            decode_image(tiff(np.array([values], np.int16)))
+
+
+def tiff(values):
+    """A TIFF of one integer for each pixel, of any type and byte order, as other programs write."""
+    values = np.asarray(values)
+    order = ">" if values.dtype.byteorder == ">" else "<"
+    bits, kind = 8 * values.dtype.itemsize, 2 if values.dtype.kind == "i" else 1
+    data = values.tobytes()
+    entries = [  # tag, type (3 is 16 bits, 4 is 32), value
+        (256, 4, values.shape[1]), (257, 4, values.shape[0]), (258, 3, bits), (259, 3, 1),
+        (262, 3, 1), (273, 4, 8), (277, 3, 1), (278, 4, values.shape[0]), (279, 4, len(data)),
+        (339, 3, kind),
+    ]  # fmt: skip
+    head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8 + len(data))
+    table = struct.pack(order + "H", len(entries))
+    for tag, size, value in entries:
+        packed = struct.pack(order + ("H" if size == 3 else "I"), value).ljust(4, b"\0")
+        table += struct.pack(order + "HHI", tag, size, 1) + packed
+    return head + data + table + bytes(4)
+
+
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "broken.png").symlink_to(tmp_path / "nowhere")
+    for name in ("pipe.png", "folder.png", "broken.png"):
+        with pytest.raises(ImageError, match=f"{name} cannot be decoded as an image: "):
+            decode_image(tmp_path / name)
+    with pytest.raises(ImageError, match="no regular file"):
+        decode_image("/dev/zero")
+
+
+def test_programs_in_postscript_are_not_run():
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+    with pytest.raises(ImageError, match="not in a known image format"):
+        decode_image(script)
+    assert {".avif", ".jpg", ".mpo", ".jp2", ".tiff"} <= {*extensions(), ".avif"}
+    assert not {".eps", ".ps", ".pdf", ".mpg", ".h5", ".wmf"} & {*extensions()}
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="Pillow is built without AVIF")
+def test_avif():
+    pixels = np.full((16, 16, 3), (200, 90, 30), np.uint8)
+    decoded = decode_image(encode(Image.fromarray(pixels), "AVIF"))
+    assert ".avif" in extensions() and np.abs(decoded.astype(int) - pixels).max() <= 3

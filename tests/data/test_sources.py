@@ -1,5 +1,6 @@
 import os
 import pickle
+import socket
 import subprocess
 import sys
 
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from e4e_jax.data import outputs
 from e4e_jax.data.images import ImageError
-from e4e_jax.data.sources import ImageFolder
+from e4e_jax.data.sources import ImageFiles, ImageFolder, open_images
 
 
 def write_image(path, value, size=(2, 3)):
@@ -54,6 +56,90 @@ def test_image_folder_errors_are_one_sentence(tmp_path):
         ImageFolder(tmp_path / "empty")
     with pytest.raises(ImageError, match="file.png cannot be decoded"):
         ImageFolder(tmp_path)[0]
+
+
+def test_what_is_no_image_is_passed_over_and_named(tmp_path, caplog, monkeypatch):
+    folder = tmp_path / "faces"
+    write_image(folder / "a.png", 1)
+    write_image(folder / "folder.png" / "b.JPG", 2)
+    write_image(folder / "c.tga", 3)
+    for name in ("IMG_1.HEIC", "IMG_2.HEIC", "IMG_3.HEIC", "IMG_4.HEIC", "notes.txt"):
+        (folder / name).write_bytes(b"something")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "broken.png").symlink_to(folder / "gone.png")
+    (folder / "circle.png").symlink_to(folder / "circle.png")
+    with socket.socket(socket.AF_UNIX) as listening:
+        monkeypatch.chdir(folder)  # the address of a socket is short
+        listening.bind("socket.png")
+    assert ImageFolder(folder).names == ["a.png", "c.tga", "folder.png/b.JPG"]
+    (line,) = caplog.messages
+    assert (
+        "5 of kinds that Pillow does not read here (IMG_1.HEIC, IMG_2.HEIC, IMG_3.HEIC and 2 m"
+        in line
+    )
+    for reason in (
+        "1 named pipes (pipe.png)",
+        "1 sockets (socket.png)",
+        "broken links (broken.png",
+    ):
+        assert reason in line
+    caplog.clear()
+    found = open_images(f"{folder}/*.png")
+    assert [path.name for path in found.paths] == ["a.png"]
+    (line,) = caplog.messages
+    for reason in ("named pipes", "sockets", "broken links", "1 folders (", "folder.png)"):
+        assert reason in line
+    for name, kind in (("pipe.png", "named pipes"), ("broken.png", "broken links")):
+        with pytest.raises(ValueError, match=f"{name} is one of {kind}; expected an image file"):
+            open_images(folder / name)
+    caplog.clear()
+    assert open_images(f"{folder}/**").names == ["a.png", "c.tga", "folder.png/b.JPG"]
+
+
+def test_sheets_of_our_own_are_no_images(tmp_path, caplog):
+    out = tmp_path / "out"
+    for name in ("grid.png", "a.png", "more/c.png", "more/grid.png"):
+        write_image(out / name, 1)
+    for name in ("latents.npz", "more/c.noise.npz", "more/c.generator/arrays.bin"):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(b"")
+    assert len(ImageFolder(out)) == 4  # a folder of anybody's
+    caplog.clear()
+    (out / "inversion.json").write_text("{}")
+    assert ImageFolder(out).names == ["a.png", "more/c.png", "more/grid.png"]
+    assert ImageFolder(tmp_path).names == ["out/a.png", "out/more/c.png", "out/more/grid.png"]
+    assert open_images(f"{out}/*.png").names == ["a.png"]
+    assert open_images(out / "grid.png").names == ["grid.png"]  # whoever names it means it
+    assert not caplog.messages
+
+    edited = tmp_path / "edited"
+    sheets = {"a.png": "a.jpg", "more/c.png": "more/c.png", "a.smile.gif": None, "grid.png": None}
+    outputs.start_sheets(edited, sheets)
+    for name in (*sheets, "mine.png"):
+        write_image(edited / name, 1)
+    assert ImageFolder(edited).names == ["mine.png"]
+    (edited / "mine.png").unlink()
+    for folder in (edited, edited / "more"):
+        with pytest.raises(
+            ValueError, match="contains no images, but [14] sheets that e4e_jax made"
+        ):
+            ImageFolder(folder)
+    assert outputs.sheet_names(edited, ["a.png", "a.jpg"]) == ["a.png.png", "a.png"]
+    for damaged in ("", "[]", "{}", '{"sheets": 1}', '{"sheets": {"../x": null}}', "[" * 9999):
+        (edited / "sheets.json").write_text(damaged)
+        assert len(ImageFolder(edited)) == 4
+    with pytest.raises(ValueError, match="holds inversions .* would be replaced"):
+        outputs.check_for_sheets(out)
+
+
+def test_files_by_their_paths(tmp_path, monkeypatch):
+    write_image(tmp_path / "a" / "x.png", 1)
+    write_image(tmp_path / "b" / "x.png", 2)
+    monkeypatch.chdir(tmp_path / "a")
+    assert ImageFiles(["x.png", "../b/x.png"]).names == ["a/x.png", "b/x.png"]
+    assert open_images("../*/x.png").names == ["a/x.png", "b/x.png"]
+    with pytest.raises(ValueError, match="named twice"):
+        ImageFiles(["x.png", "../a/x.png"])
 
 
 PREPARE = """

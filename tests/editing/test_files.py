@@ -33,3 +33,28 @@ def test_bad_files_are_named(tmp_path):
     np.savez(path, smile=np.array([{}], dtype=object))  # would be unpickled
     with pytest.raises(ValueError, match="d.npz"):
         load_directions(str(path))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
+def test_numbers_that_are_not_finite_are_refused(bad, tmp_path):
+    """1e300 is finite, and infinite as float32."""
+    direction = np.ones((2, 4))
+    direction[1, 3] = bad
+    path = tmp_path / "age.npz"
+    with pytest.raises(ValueError, match="1 of the 8 numbers of age are NaN or infinite"):
+        save_directions(path, {"smile": np.ones(4), "age": direction})
+    assert not list(tmp_path.iterdir())
+    np.savez(path, age=direction)
+    with pytest.raises(ValueError, match="age.npz: 1 of the 8 numbers of age are NaN or infinite"):
+        load_directions(path)
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(file, **_):
+        file.write(b"some")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="d.npz cannot be written: No space left on device"):
+        save_directions(tmp_path / "d.npz", {"smile": np.ones(4)})
+    assert not list(tmp_path.iterdir())
