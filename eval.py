@@ -94,6 +94,8 @@ def _evaluate(config):
     from e4e_jax.metrics.speed import seconds_per_image
     from e4e_jax.training.hooks import ProgressBar
 
+    if os.path.lexists(_OUT.value) and not os.path.isdir(_OUT.value):  # before the work
+        raise ValueError(f"--out is {_OUT.value}, which is no folder.")
     on_toy = not (_IMAGES.value or _AGAINST.value) and config.data.source == "toy"
     names = _METRICS.value or (_TOY_METRICS if on_toy else _METRICS_OF_THE_PAPER)
     requests = [table.parse_metric(name) for name in dict.fromkeys(names)]

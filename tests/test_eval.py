@@ -247,6 +247,7 @@ def test_a_network_that_is_not_there(capsys, tmp_path, inverter):
 @pytest.mark.parametrize(
     "arguments, message",
     [
+        (["--out=eval.py"], "--out is eval.py, which is no folder"),
         (["--metrics=l2,sharpness"], "there is no metric 'sharpness'; expected one of l2, "),
         (["--checkpoint=nothing"], "there is no nothing; "),
         (

@@ -69,11 +69,10 @@ def read_codes(name, model: models.GeneratorModel, out, flags):
         raise ValueError(f"{name} are images and the model has no encoder; expected a latents.npz.")
     source = open_images(name, without=out)
     check_no_input(out, source, outputs.sheet_names(out, source.names))
-    names, images = _read_images(name, source, flags.max_bad_images)
-    read = np.stack([resize_image(image, model.image_size) for image in images])
-    codes = in_batches(lambda batch: model.encode(to_float(batch)), (read,), flags.batch_size)
+    names, images = _read_images(name, source, model.image_size, flags.max_bad_images)
+    codes = in_batches(lambda batch: model.encode(to_float(batch)), (images,), flags.batch_size)
     size = drawn_size(model)
-    return names, codes, np.stack([resize_image(image, size) for image in read])
+    return names, codes, np.stack([resize_image(image, size) for image in images])
 
 
 def add_reading_flags(parser) -> None:
@@ -85,12 +84,12 @@ def add_reading_flags(parser) -> None:
     )  # fmt: skip
 
 
-def _read_images(name, source, max_bad_images):
-    """Names and uint8 images of a source, without those that cannot be decoded."""
+def _read_images(name, source, size, max_bad_images):
+    """Names and images uint8 [N, *size, 3] of a source, without those that cannot be decoded."""
     names, images, reasons = [], [], []
     for i, image_name in enumerate(source.names):
         try:
-            images.append(source[i])
+            images.append(resize_image(source[i], size))
             names.append(image_name)
         except ImageError as error:
             reasons.append(str(error))
@@ -103,7 +102,7 @@ def _read_images(name, source, max_bad_images):
         raise ImageError(f"none of the {len(source)} images at {name} can be read: {reasons[-1]}")
     for reason in reasons:
         print(f"left out: {reason}")
-    return names, images
+    return names, np.stack(images)
 
 
 def check_codes(model: models.GeneratorModel, codes, what: str) -> None:

@@ -1,8 +1,7 @@
 """python -m e4e_jax toy OUT: draws built-in faces, for trying everything without data."""
 
-import os
-
 from e4e_jax.data.images import save_png
+from e4e_jax.data.names import place
 from e4e_jax.toy.faces import ToyFaces
 from e4e_jax.training.run import TOY_HELD_OUT
 
@@ -20,7 +19,6 @@ def _run(flags):
         if getattr(flags, name) < 1:
             raise ValueError(f"--{name} is {getattr(flags, name)}; expected at least 1.")
     faces = ToyFaces(flags.count, resolution=flags.size, start=TOY_HELD_OUT)
-    os.makedirs(flags.out, exist_ok=True)
     for i in range(flags.count):
-        save_png(os.path.join(flags.out, f"face{i:04d}.png"), faces[i])
+        save_png(place(flags.out, f"face{i:04d}.png"), faces[i])
     print(f"{flags.count} faces: {flags.out}")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError, features
 
+from e4e_jax.data.names import printable
 from e4e_jax.runtime.files import writing
 
 # Formats that Pillow knows by name alone, needs another program for (which would run what the file
@@ -62,7 +63,7 @@ def decode_image(path_or_bytes, name=None):
         a decompression bomb (Pillow's limit, about 179 million pixels).
     """
     is_bytes = isinstance(path_or_bytes, bytes)
-    name = name or ("the encoded image" if is_bytes else path_or_bytes)
+    name = printable(name or ("the encoded image" if is_bytes else str(path_or_bytes)))
     try:
         if not is_bytes and not stat.S_ISREG(os.stat(path_or_bytes).st_mode):
             raise ValueError("it is no regular file")

@@ -60,22 +60,26 @@ def _is_unprintable(character):
     return unicodedata.category(character) in _UNPRINTABLE
 
 
+def printable(text: str) -> str:
+    """A text for the screen: characters that are none are written as in a URL, %0A for instance."""
+    if text.isprintable():
+        return text
+    return "".join(_quoted(c) if _is_unprintable(c) else c for c in text)
+
+
+def _quoted(character):
+    return "".join(f"%{byte:02X}" for byte in os.fsencode(character))
+
+
 def readable(path: str) -> str:
     """The name of an image at a relative path of a folder: the path itself in nearly all cases.
 
     What `check_names` would refuse is written as in a URL: %0A for the end of a line.
     """
-    if path.isprintable() and "\\" not in path and not _DRIVE.match(path):
-        return _cut_path(path)
-    odd = [_is_unprintable(c) or c == "\\" for c in path]
-    if _DRIVE.match(path):
-        odd[1] = True
-    return _cut_path(
-        "".join(
-            "".join(f"%{byte:02X}" for byte in os.fsencode(c)) if is_odd else c
-            for c, is_odd in zip(path, odd, strict=True)
-        )
-    )
+    name = printable(path).replace("\\", "%5C")
+    if _DRIVE.match(name):
+        name = f"{name[0]}%3A{name[2:]}"
+    return _cut_path(name)
 
 
 def distinct(labels: Iterable[str]) -> list[str]:

@@ -49,7 +49,7 @@ class Cache:
             self._folder.mkdir(parents=True, exist_ok=True)
             write_arrays(path, {"key": np.array(text), **arrays})
         except OSError as error:
-            logging.warning("%s", error)
+            logging.warning("A result was not written: %s", error)
 
     def _path(self, text) -> pathlib.Path:
         return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()}.npz"

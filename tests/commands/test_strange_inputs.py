@@ -71,13 +71,13 @@ def test_links_in_out_are_not_followed(inverter, latents, tmp_path, capsys):
 
 
 def test_damaged_images_are_left_out_and_named(inverter, images, latents, tmp_path, capsys):
-    (images / "broken.png").write_bytes(b"")
+    (images / os.fsdecode(b"br\xf6ken\n.png")).write_bytes(b"")
     (images / "cut.png").write_bytes((images / "a.png").read_bytes()[:60])
     edited, mixed, between = (tmp_path / name for name in ("edited", "mixed", "between"))
     assert run("edit", inverter, images, edited, "--edits", "sefa_0=1") == 0
     output = capsys.readouterr().out
     assert "6 images, from left to right" in output and output.count("left out: ") == 2
-    assert "broken.png" in output and "cut.png" in output
+    assert "br%F6ken%0A.png" in output and "cut.png" in output
     assert len(load_latents(edited / "latents.npz")[0]) == 6
     assert run("mix", inverter, latents, images, mixed) == 0
     assert "2 sources (top row), 6 destinations" in capsys.readouterr().out
