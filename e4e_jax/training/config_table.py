@@ -136,7 +136,7 @@ _COMMON = {
 
 _OPTIMIZER = {
     "name": one_of("ranger", "adam"),
-    "learning_rate": number(0, 1e30, above=True),
+    "learning_rate": number(0, 1e30),
     "schedule": one_of(
         "constant", "linear", "cosine", "warmup_constant", "warmup_cosine", "step", "exponential"
     ),
