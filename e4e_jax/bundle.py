@@ -23,6 +23,7 @@ from etils import epath
 from flax import nnx
 
 import e4e_jax
+from e4e_jax.bundle_json import network_arguments
 from e4e_jax.models.arcface import ArcFace
 from e4e_jax.models.discriminator import Discriminator
 from e4e_jax.models.encoder import Encoder
@@ -30,6 +31,7 @@ from e4e_jax.models.inception import Inception
 from e4e_jax.models.lpips import LPIPS
 from e4e_jax.models.moco import MoCo
 from e4e_jax.models.stylegan2 import Generator
+from e4e_jax.runtime.files import read_json
 from e4e_jax.toy.features import ToyFeatures
 
 FORMAT = 1
@@ -173,7 +175,7 @@ def load_bundle(name, *, dtype=None) -> Bundle:
     for part, arguments in description["networks"].items():
         try:
             networks[part] = _build(part, arguments, dtype)
-        except (AttributeError, TypeError, ValueError) as error:
+        except Exception as error:  # as many kinds as there are networks
             raise BundleError(
                 f"{path}/{_JSON}: the {part} cannot be built ({_reason(error)})."
             ) from error
@@ -233,19 +235,30 @@ def read_description(path: str) -> dict:
     Raises:
       BundleError: there is none, or not of this format; in one sentence.
     """
+    file = os.path.join(path, _JSON)
     try:
-        with open(os.path.join(path, _JSON)) as file:
-            description = json.load(file)
+        description = read_json(file, "a bundle")
     except FileNotFoundError:
         raise BundleError(f"{path} is no bundle: it has no {_JSON}.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, NotADirectoryError) as error:
-        raise BundleError(f"{path} is no bundle: {_reason(error)}.") from None
+    except ValueError as error:
+        raise BundleError(str(error)) from None
     if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise BundleError(f"{path}/{_JSON} is not of format {FORMAT}, which this version reads.")
-    kind = description.get("kind")
-    if not _fits(kind, description.get("networks", ())):
+        raise BundleError(f"{file} is not of format {FORMAT}, which this version reads.")
+    kind, networks = description.get("kind"), description.get("networks")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise BundleError(f"{file} names kind {kind!r:.60}; expected one of {', '.join(KINDS)}.")
+    if not isinstance(networks, dict) or not _fits(kind, networks):
+        found = ", ".join(map(repr, networks)) if isinstance(networks, dict) else repr(networks)
         raise BundleError(
-            f"{path}/{_JSON} names kind {kind!r}; expected one of {', '.join(KINDS)}."
+            f"{file} describes the networks {found:.200}; a bundle of kind {kind!r} holds "
+            f"{', '.join(KINDS[kind])}."
+        )
+    if not isinstance(description.get("metadata", {}), dict):
+        raise BundleError(f"{file} has metadata that is no set of names and values.")
+    if description.get("stored_as", "float32") not in ("float16", "float32"):
+        raise BundleError(
+            f"{file} has numbers stored as {description['stored_as']!r:.60}; expected float16 or "
+            "float32."
         )
     return {"metadata": {}} | description
 
@@ -270,27 +283,10 @@ def _fits(kind, networks) -> bool:
 def _build(name, arguments, dtype=None) -> nnx.Module:
     """A network without numbers; none is drawn."""
     network = _NETWORKS[name]
-    types = typing.get_type_hints(network.__init__)
-    config = types.get("config")
-    if config is not None and "config" not in arguments:  # the fields of the configuration alone
-        arguments = {"config": arguments}
-    arguments = {key: _decode(types.get(key), value) for key, value in arguments.items()}
+    arguments = network_arguments(network, arguments)
     if dtype is not None and "dtype" in inspect.signature(network.__init__).parameters:
         arguments["dtype"] = jnp.dtype(dtype)
     return nnx.eval_shape(lambda: network(**arguments, rngs=nnx.Rngs(0)))
-
-
-def _decode(expected, value):
-    """JSON -> the dataclass or tuple that it was."""
-    options = typing.get_args(expected) or (expected,)
-    options = [option for option in options if dataclasses.is_dataclass(option)]
-    if options:  # of several the first that has all of these fields
-        types = [typing.get_type_hints(option) for option in options]
-        i = next((i for i, fields in enumerate(types) if value.keys() <= fields.keys()), 0)
-        return options[i](
-            **{key: _decode(types[i].get(key), field) for key, field in value.items()}
-        )
-    return tuple(_decode(None, item) for item in value) if isinstance(value, list) else value
 
 
 def _compare(complaint, expected, found):

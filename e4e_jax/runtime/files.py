@@ -1,6 +1,7 @@
 """Files: written whole or not at all, and read without trusting what is in them."""
 
 import contextlib
+import json
 import math
 import os
 import pathlib
@@ -9,12 +10,13 @@ import stat
 import warnings
 import zipfile
 from collections.abc import Collection, Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 # What an archive unpacks to at most: codes and images shrink by little, a bomb by a thousand.
 _FREE_BYTES, _LARGEST_RATIO = 64 * 2**20, 50
+_LONGEST_JSON = 16 * 2**20  # bytes
 
 
 @contextlib.contextmanager
@@ -81,6 +83,29 @@ def read_arrays(path, what: str, only: Collection[str] | None = None) -> dict[st
                 for name, member in named.items()
                 if only is None or name in only
             }
+
+
+def read_json(path, what: str) -> Any:
+    """Reads a .json file of at most 16 MiB.
+
+    Args:
+      path: the file.
+      what: what it should hold, for messages.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it cannot be read, or is no JSON; in one sentence.
+    """
+    with opened(path, what, ".json") as file:
+        data = file.read(_LONGEST_JSON + 1)
+        if len(data) > _LONGEST_JSON:
+            raise ValueError(f"it is longer than {_LONGEST_JSON:,} bytes")
+        try:
+            return json.loads(data.decode())
+        except UnicodeDecodeError:
+            raise ValueError("it is no text in UTF-8") from None
+        except RecursionError:
+            raise ValueError("its brackets are nested too deeply") from None
 
 
 @contextlib.contextmanager
