@@ -2,6 +2,8 @@
 
 import os
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 from PIL import Image
@@ -104,6 +106,33 @@ def test_files_of_earlier_runs_stay():
     kept = dict(zip(inputs, names.settle(inputs), strict=True))
     more = sorted([*inputs, "0.png", "1.jpeg"])
     assert set(kept.items()) <= set(zip(more, names.settle(more, kept=kept), strict=True))
+
+
+PART = st.text("xXé.~-", min_size=1, max_size=4) | st.sampled_from(
+    ["grid", "latents.npz", "x.generator", "x.noise.npz", "x.png", "y" * 250, "x" * 199]
+)
+NAME = st.builds(
+    lambda parts, extension: "/".join(parts) + extension,
+    st.lists(PART, min_size=1, max_size=3),
+    st.sampled_from([".png", ".PNG", ".jpg", ""]),
+).filter(lambda name: names._fault(name) is None)
+
+
+@hypothesis.given(st.lists(NAME, min_size=1, max_size=12, unique=True), st.data())
+@hypothesis.settings(max_examples=150, deadline=None)
+def test_any_names_get_files_that_neither_collide_nor_change(inputs, data):
+    reserved, beside = ["grid.png", "latents.npz"], [".noise.npz", ".generator"]
+    earlier = data.draw(st.lists(st.sampled_from(inputs), unique=True))
+    kept = dict(zip(earlier, names.settle(earlier, reserved=reserved, beside=beside), strict=True))
+    files = names.settle(inputs, kept=kept, reserved=reserved, beside=beside)
+    names.check_names(files, "files")
+    assert kept.items() <= dict(zip(inputs, files, strict=True)).items()
+    stems = [os.path.splitext(file)[0] for file in files]
+    written = [*reserved, *files, *(stem + ending for stem in stems for ending in beside)]
+    keys = {names._key(path) for path in written}
+    assert len(keys) == len(written)
+    assert not any(above in keys for key in keys for above in names._above(key))
+    assert max(len(part.encode()) for path in written for part in path.split("/")) <= 255
 
 
 def test_composed_names_can_be_read_again():
