@@ -10,6 +10,11 @@ stands beside it, as it is trained on one device in numbers of four bytes (TF32)
 float16. It has no compiler to ask: its operations are counted (published_code/traffic.py).
 """
 
+from e4e_jax.runtime import program
+
+if __name__ == "__main__":
+    program.begin("benchmarks.ahead")
+
 import argparse
 import dataclasses
 import json
@@ -223,4 +228,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    program.end(program.run("benchmarks.ahead", main))

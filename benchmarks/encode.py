@@ -1,5 +1,10 @@
 """Encoding of images by e4e's IR-SE-50 encoder: python -m benchmarks.encode [--cases 256x8]."""
 
+from e4e_jax.runtime import program
+
+if __name__ == "__main__":
+    program.begin("benchmarks.encode")
+
 import functools
 import math
 
@@ -67,4 +72,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    program.end(program.run("benchmarks.encode", main))

@@ -12,6 +12,11 @@ Every time between two steps is also put down to what the host did meanwhile. Th
 compiles, does not count; the final table and bundle, which come after the training, neither.
 """
 
+from e4e_jax.runtime import program
+
+if __name__ == "__main__":
+    program.begin("benchmarks.idle")
+
 import argparse
 import collections
 import contextlib
@@ -223,4 +228,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    program.end(program.run("benchmarks.idle", main))

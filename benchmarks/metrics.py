@@ -1,5 +1,10 @@
 """Feature networks of the metrics: python -m benchmarks.metrics [--cases inception-256x8 ...]."""
 
+from e4e_jax.runtime import program
+
+if __name__ == "__main__":
+    program.begin("benchmarks.metrics")
+
 import functools
 
 import numpy as np
@@ -60,4 +65,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    program.end(program.run("benchmarks.metrics", main))

@@ -4,6 +4,11 @@ Writes JPEGs of noise-like detail to a temporary folder and reads them as traini
 and flipped, by number of worker processes (0: threads of this process).
 """
 
+from e4e_jax.runtime import program
+
+if __name__ == "__main__":
+    program.begin("benchmarks.pipeline")
+
 import argparse
 import io
 import os
@@ -96,4 +101,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    program.end(program.run("benchmarks.pipeline", main))

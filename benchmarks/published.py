@@ -5,6 +5,11 @@ is built with random weights and saved in its published layout; `convert_weights
 the file, and both run on the same inputs. The error is max|ours - published| / max|published|.
 """
 
+from e4e_jax.runtime import program
+
+if __name__ == "__main__":
+    program.begin("benchmarks.published")
+
 import argparse
 import importlib.util
 import json
@@ -108,4 +113,4 @@ def _measure(name, path, small) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    program.end(program.run("benchmarks.published", main))

@@ -7,6 +7,11 @@ of the same step without the scans over heads and units. The tables of docs/scal
 prints.
 """
 
+from e4e_jax.runtime import program
+
+if __name__ == "__main__":
+    program.begin("benchmarks.scaling")
+
 import argparse
 import dataclasses
 import math
@@ -233,4 +238,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    program.end(program.run("benchmarks.scaling", main))

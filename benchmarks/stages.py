@@ -7,6 +7,11 @@ first stage is the cost of the pyramid, of the one open head, and of all the clo
 weights the optimiser passes over still.
 """
 
+from e4e_jax.runtime import program
+
+if __name__ == "__main__":
+    program.begin("benchmarks.stages")
+
 import argparse
 import dataclasses
 import sys
@@ -178,4 +183,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    program.end(program.run("benchmarks.stages", main))

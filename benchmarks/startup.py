@@ -4,6 +4,11 @@ Times `import e4e_jax`, and `python train.py` until its first step is done: with
 compilation cache, and again with the one which that has filled.
 """
 
+from e4e_jax.runtime import program
+
+if __name__ == "__main__":
+    program.begin("benchmarks.startup")
+
 import argparse
 import os
 import pathlib
@@ -94,4 +99,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    program.end(program.run("benchmarks.startup", main))

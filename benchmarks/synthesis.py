@@ -1,5 +1,10 @@
 """Synthesis of images from codes: python -m benchmarks.synthesis [--cases 1024x1 256x8]."""
 
+from e4e_jax.runtime import program
+
+if __name__ == "__main__":
+    program.begin("benchmarks.synthesis")
+
 import functools
 
 import numpy as np
@@ -65,4 +70,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    program.end(program.run("benchmarks.synthesis", main))

@@ -6,6 +6,11 @@ the step that keeps all activations stands beside steps that compute some of the
 PyTorch has no part in it.
 """
 
+from e4e_jax.runtime import program
+
+if __name__ == "__main__":
+    program.begin("benchmarks.train_step")
+
 import argparse
 import functools
 import time
@@ -252,4 +257,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    program.end(program.run("benchmarks.train_step", main))

@@ -1,7 +1,8 @@
 """Bundles: a trained or converted model as a folder, Orbax arrays and one JSON that describes them.
 
 A bundle holds one or more networks. `bundle.json` names the kind of bundle and what every network
-is built from; `arrays/` holds their variables. It loads on any platform and device count.
+is built from; `arrays/` holds their variables, `checksums.json` the SHA-256 of all files, which
+bundles of older versions lack. It loads on any platform and device count.
 """
 
 import dataclasses
@@ -31,6 +32,7 @@ from e4e_jax.models.inception import Inception
 from e4e_jax.models.lpips import LPIPS
 from e4e_jax.models.moco import MoCo
 from e4e_jax.models.stylegan2 import Generator
+from e4e_jax.runtime import checksums
 from e4e_jax.runtime.files import read_json
 from e4e_jax.toy.features import ToyFeatures
 
@@ -149,6 +151,7 @@ def save_bundle(
         temporary.mkdir(parents=True)
         _write_arrays(temporary / _ARRAYS, arrays)
         (temporary / _JSON).write_text(text + "\n")
+        checksums.write(temporary)
         if path.exists():
             path.rename(replaced)
         temporary.rename(path)
@@ -171,6 +174,10 @@ def load_bundle(name, *, dtype=None) -> Bundle:
     """
     path = resolve(name)
     description = read_description(path)
+    try:
+        checksums.check(path)
+    except checksums.Changed as error:
+        raise BundleError(f"{path} is damaged: {error}") from None
     networks = {}
     for part, arguments in description["networks"].items():
         try:
@@ -264,10 +271,13 @@ def read_description(path: str) -> dict:
 
 
 def hash_files(folder) -> str:
-    """SHA-256 of the names and contents of all files in a bundle, or in any folder."""
+    """SHA-256 of the names and contents of all files in a bundle, or in any folder.
+
+    Their checksums, which some bundles hold and older ones do not, do not count.
+    """
     total = hashlib.sha256()
     for path in sorted(pathlib.Path(folder).rglob("*")):
-        if path.is_file():
+        if path.is_file() and path.name != checksums.FILE:
             with open(path, "rb") as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
             total.update(json.dumps([path.relative_to(folder).as_posix(), content]).encode())

@@ -164,10 +164,25 @@ class Pipeline:
         """The place of the next batch, JSON-serialisable."""
         return {"step": self._step, "bad_images": dict(self.bad_images), **self._identity}
 
+    @staticmethod
+    def check_state(state):
+        """Raises ValueError where `get_state` cannot have returned this."""
+        numbers = ("step", "seed", "batch_size", "examples")
+        if not isinstance(state, dict) or not isinstance(state.get("bad_images"), dict):
+            raise ValueError("the place in the data has no bad_images")
+        for key in numbers:
+            if type(state.get(key)) is not int or state[key] < 0:
+                raise ValueError(f"the place in the data has {key} {state.get(key)!r}")
+
     def set_state(self, state):
-        """Goes to a place that `get_state` returned, whatever the workers and hosts were then."""
+        """Goes to a place that `get_state` returned, whatever the workers and hosts were then.
+
+        Raises:
+          ValueError: it is none that `get_state` returned.
+        """
+        self.check_state(state)
         for key, value in self._identity.items():
-            if state[key] != value:
+            if state.get(key, value) != value:
                 logging.warning(
                     "The order of images is not the saved run's: %s was %s and is %s now.",
                     *(key, state[key], value),

@@ -1,32 +1,49 @@
 """Checkpoints of a run: written in the background and whole or not at all, by Orbax.
 
 A checkpoint is a folder named after its step. Besides Orbax's own files it holds the arrays of
-the training state and one JSON that describes them, with the places of the data iterators of all
-hosts and the validation metrics.
+the training state, one JSON that describes them, with the places of the data iterators of all
+hosts and the validation metrics, and the checksums of its files.
 """
 
 import contextlib
 import logging
 import math
 import re
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from e4e_jax.training.hosts import gather_json, on_any_host, wait_for_hosts
+from e4e_jax.runtime import checksums
+from e4e_jax.training.checkpoint_folders import (
+    ARRAYS,
+    DESCRIPTION,
+    ChecksumsWriter,
+    Damaged,
+    NewestAndMore,
+    agreed,
+    checked,
+    is_checkpoint,
+    read_json,
+    without_traces,
+)
+from e4e_jax.training.hosts import gather_json, wait_for_hosts
 from e4e_jax.training.state_arrays import (
     abstract_array,
     compare,
     describe,
     like,
     named_leaves,
+    of_other_devices,
     raw_array,
 )
 
-_ARRAYS, _DESCRIPTION = "state", "run"  # the two items of a checkpoint
-_DAMAGED = ".damaged"
+_DAMAGED, _NOT_FINITE = ".damaged", ".not_finite"  # names of what is moved aside
+# What Orbax calls a checkpoint that it is still writing, or was when it was killed.
+_UNFINISHED = re.compile(r"(\d+)\.orbax-checkpoint-tmp(-\d+)?")
 
 
 class Restored(NamedTuple):
@@ -69,6 +86,8 @@ class Checkpoints:
         self._passed_over = []  # what `restore` could not use
         self._manager = None  # only a run that saves has one: a reader leaves all as it is
         self._own = set()  # steps that were saved or restored here
+        self._confirmed = None  # the newest step that is known to be a good one
+        self._checksums = None  # the thread that writes those of the latest save
         self._latest = None  # the step of the latest save, which may still be going on
 
     def __enter__(self):
@@ -113,23 +132,64 @@ class Checkpoints:
         self._latest = step
         self._metrics[step] = description["metrics"]
         items = {
-            _ARRAYS: ocp.args.PyTreeSave(arrays),
-            _DESCRIPTION: ocp.args.JsonSave(description),
+            ARRAYS: ocp.args.PyTreeSave(arrays),
+            DESCRIPTION: ocp.args.JsonSave(description),
         }
         with self._writing(step):
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         self._own.add(step)
+        if jax.process_index() == 0:
+            self._checksums = ChecksumsWriter(self.path(step), lambda: step in self.steps())
 
-    def restore(self, template: Any, step: int | None = None) -> Restored | None:
+    def confirm(self, step: int) -> None:
+        """Says that the state of `step` is a good one: the losses that it led to were finite.
+
+        The newest that is confirmed stays, whatever is saved after it.
+        """
+        self._confirmed = step
+
+    def reject(self, step: int) -> str | None:
+        """Moves the checkpoint of a state aside that turned out to be no good one.
+
+        Returns:
+          Where it is now; None if there is none of this step.
+        """
+        self.close()
+        if step not in self.steps():
+            return None
+        aside = self.directory / f"{step}{_NOT_FINITE}"
+        wait_for_hosts("checkpoints: before one is moved aside")
+        if jax.process_index() == 0:
+            if aside.exists():
+                aside.rmtree()
+            epath.Path(self.path(step)).rename(aside)
+        wait_for_hosts("checkpoints: moved aside")
+        return str(aside)
+
+    def restore(
+        self,
+        template: Any,
+        step: int | None = None,
+        *,
+        accept: Callable[[Any], None] = lambda data_state: None,
+        deal: Mapping[str, Callable[[dict, int], dict]] | None = None,
+    ) -> Restored | None:
         """Reads the newest checkpoint that is whole, or that of `step`.
 
-        Checkpoints that were cut short are passed over with one warning that names them, and
-        moved aside when this run saves its first one.
+        Checkpoints that were cut short, or whose files are not those that were written, are
+        passed over with one warning that names them, and moved aside when this run saves its
+        first one.
 
         Args:
           template: pytree like the state, of arrays or `jax.ShapeDtypeStruct`; each array comes
             back bit for bit, with the sharding of its template.
           step: a step to read instead of the newest, such as `best_step()`.
+          accept: takes the data_state, and raises ValueError if that makes no sense: such a
+            checkpoint is passed over too.
+          deal: parts of the state that are the devices' own, and what becomes of them where a run
+            goes on on another number of devices: "pool" -> function of ({name below "pool/": array
+            [devices then, ...]}, devices now) that gives the same for the devices now, all as
+            NumPy arrays.
 
         Returns:
           (state, data_state, step), or None if there is nothing to start from. The data_state is
@@ -146,18 +206,18 @@ class Checkpoints:
             if step not in steps:
                 raise FileNotFoundError(f"There is no checkpoint {self.path(step)}.")
             try:
-                return self._read(step, template)
-            except _Damaged as error:
+                return self._read(step, template, accept, deal)
+            except Damaged as error:
                 raise ValueError(f"The checkpoint {error}.") from error
 
         self._passed_over = damaged = []
         restored = None
         for candidate in reversed(steps):
             try:
-                restored = self._read(candidate, template)
+                restored = self._read(candidate, template, accept, deal)
                 self._own.add(candidate)
                 break
-            except _Damaged as error:
+            except Damaged as error:
                 damaged.append((candidate, str(error)))
         found = -1 if restored is None else restored.step
         damaged += [
@@ -176,7 +236,7 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Steps whose checkpoints are finished, in order."""
         found = ocp.path.step.standard_name_format().find_all(self.directory)
-        return sorted(metadata.step for metadata in found)
+        return sorted(metadata.step for metadata in found if is_checkpoint(metadata.path))
 
     def path(self, step: int | None) -> str | None:
         """Where the checkpoint of a step is; None for None."""
@@ -196,6 +256,9 @@ class Checkpoints:
         if self._manager is not None:
             with self._writing(self._latest):
                 self._manager.wait_until_finished()
+                if self._checksums is not None:
+                    thread, self._checksums = self._checksums, None
+                    thread.finish()
 
     def close(self) -> None:
         """Waits for the latest save and ends the background threads.
@@ -223,48 +286,84 @@ class Checkpoints:
                         aside.rmtree()
                     epath.Path(self.path(step)).rename(aside)
         wait_for_hosts("checkpoints: opened")
-        logging.getLogger("absl").addFilter(_without_traces)
+        logging.getLogger("absl").addFilter(without_traces)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=_NewestAndBest(self._keep, self._best_of)
+            preservation_policy=NewestAndMore(self._keep, self._stay, self.directory)
         )
         return ocp.CheckpointManager(self.directory, options=options)
 
     def _unfinished(self) -> dict[int, epath.Path]:
-        """What a write that was cut short has left, by step."""
+        """What a write that was cut short has left, by step; nothing that Orbax has not made."""
         if not self.directory.exists():
             return {}
         finished = set(self.steps())
         found = {}
         for path in self.directory.iterdir():
-            match = re.match(r"(\d+)(\D|$)", path.name)
-            if match and not path.name.endswith(_DAMAGED) and int(match[1]) not in finished:
+            match = _UNFINISHED.fullmatch(path.name)
+            if not match and "://" in str(self.directory):  # there a mark inside says it instead
+                match = re.fullmatch(r"(\d+)", path.name)
+                match = match if match and is_checkpoint(path) else None
+            if match and int(match[1]) not in finished:
                 found[int(match[1])] = path
         return found
 
-    def _read(self, step, template):
-        """Raises _Damaged, and ValueError where the checkpoint is whole but of another state."""
+    def _read(self, step, template, accept, deal):
+        """Raises Damaged, and ValueError where the checkpoint is whole but of another state."""
         leaves, treedef = named_leaves(template)
         folder = epath.Path(self.path(step))
-        with _agreed(folder):
-            description = _read_json(folder / _DESCRIPTION)
-            data_states = description["data"]
-            saved = description["arrays"]
-        compare(folder, saved, {name: describe(leaf) for name, leaf in leaves.items()})
+        with agreed(folder):
+            if jax.process_index() == 0:
+                checksums.check(folder)
+            saved, data_states = checked(read_json(folder / DESCRIPTION))
+            host = jax.process_index() if jax.process_index() < len(data_states) else 0
+            accept(data_states[host])
+        expected = {name: describe(leaf) for name, leaf in leaves.items()}
+        others = of_other_devices(saved, expected, deal or {})
+        compare(folder, saved | {name: expected[name] for name in others}, expected)
 
         abstract = {name: abstract_array(leaf) for name, leaf in leaves.items() if leaf.size}
+        how = ocp.checkpoint_utils.construct_restore_args(abstract)
+        for name, shape in others.items():
+            if name in abstract:
+                abstract[name] = jax.ShapeDtypeStruct(shape, abstract[name].dtype)
+                how[name] = ocp.RestoreArgs(restore_type=np.ndarray)
         # The handler alone: a Checkpointer would wait for the other hosts, also for one that has
         # met an error.
-        with _agreed(folder):
+        with agreed(folder):
             arrays = ocp.PyTreeCheckpointHandler().restore(
-                folder / _ARRAYS,
-                args=ocp.args.PyTreeRestore(
-                    abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract)
-                ),
+                folder / ARRAYS, args=ocp.args.PyTreeRestore(abstract, restore_args=how)
             )
             jax.block_until_ready(arrays)
+        if others:
+            arrays |= self._dealt(folder, deal, others, arrays, leaves)
         leaves = [like(leaf, arrays.get(name)) for name, leaf in leaves.items()]
-        host = jax.process_index() if jax.process_index() < len(data_states) else 0
         return Restored(jax.tree.unflatten(treedef, leaves), data_states[host], step)
+
+    def _dealt(self, folder, deal, shapes, arrays, leaves):
+        """Arrays of the devices' own, for the devices of this run; says what happened to them."""
+        (then,) = {shape[0] for shape in shapes.values()}
+        now = leaves[next(iter(shapes))].shape[0]
+        if jax.process_index() == 0:
+            logging.warning(
+                "The checkpoint %s was saved on %s and goes on on %s: %s dealt anew.",
+                *(folder, *(f"{n} device{'s' if n > 1 else ''}" for n in (then, now))),
+                ", ".join(sorted({name.split("/")[0] for name in shapes})),
+            )
+        dealt = {}
+        for part, function in deal.items():
+            saved = {  # those without elements are not in the file
+                name.removeprefix(f"{part}/"): np.asarray(
+                    arrays.get(name, np.zeros(shape, leaves[name].dtype))
+                )
+                for name, shape in shapes.items()
+                if name.startswith(f"{part}/")
+            }
+            dealt |= {f"{part}/{name}": x for name, x in function(saved, now).items()}
+        return dealt
+
+    def _stay(self, steps) -> set:
+        """Those that stay though they are none of the newest."""
+        return {self._best_of(steps), self._confirmed}
 
     def _best_of(self, steps):
         values = {}
@@ -278,8 +377,9 @@ class Checkpoints:
         if step not in self._metrics:
             try:
                 folder = epath.Path(self.path(step))
-                self._metrics[step] = _read_json(folder / _DESCRIPTION)["metrics"]
-            except (OSError, ValueError, KeyError):  # damaged, so not the best
+                found = read_json(folder / DESCRIPTION)["metrics"]
+                self._metrics[step] = {name: float(value) for name, value in found.items()}
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):  # so not the best
                 self._metrics[step] = {}
         return self._metrics[step]
 
@@ -290,6 +390,7 @@ class Checkpoints:
             yield
         except Exception as error:
             self._own.discard(step)
+            self._checksums = None
             if jax.process_index() == 0:
                 with contextlib.suppress(OSError, KeyError):
                     self._unfinished()[step].rmtree()
@@ -299,48 +400,3 @@ class Checkpoints:
             raise OSError(
                 f"The checkpoint {self.path(step)} could not be written: {reason}."
             ) from error
-
-
-class _NewestAndBest(ocp.checkpoint_managers.PreservationPolicy):
-    """Which checkpoints stay: the newest few, and the one that `best_of(steps)` chooses."""
-
-    def __init__(self, keep, best_of):
-        self._keep = keep
-        self._best_of = best_of
-
-    def should_preserve(self, checkpoints, *, context):
-        del context
-        steps = [checkpoint.step for checkpoint in checkpoints]
-        kept = {*sorted(steps)[-self._keep :], self._best_of(steps)}
-        return [step in kept for step in steps]
-
-
-def _without_traces(record):
-    """Leaves out the traces that Orbax's threads log of an error that they also hand over."""
-    return not (record.exc_info and "orbax" in record.pathname)
-
-
-class _Damaged(Exception):
-    """A checkpoint that cannot be read; the message names it."""
-
-
-@contextlib.contextmanager
-def _agreed(folder):
-    """Raises _Damaged on all hosts if reading fails on one.
-
-    A fault that says nothing about the files, such as too little memory, passes as it is.
-    """
-    error = None
-    try:
-        yield
-    except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):
-        raise
-    except Exception as caught:
-        error = caught
-    if on_any_host(error is not None):
-        reason = " ".join(f"{type(error).__name__}: {error}".split()) if error else "another host"
-        raise _Damaged(f"{folder} is damaged ({reason[:120]})") from error
-
-
-def _read_json(folder):
-    return ocp.JsonCheckpointHandler().restore(folder)

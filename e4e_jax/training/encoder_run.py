@@ -35,6 +35,7 @@ from e4e_jax.training.run import (
     training_batches,
 )
 from e4e_jax.training.tables import format_table
+from e4e_jax.training.w_pool import deal_w_pools
 
 
 def build_encoder_run(config, mesh) -> Run:
@@ -82,6 +83,13 @@ def build_encoder_run(config, mesh) -> Run:
 
     def finish(state, workdir):
         trained = _weights(state)
+        path = os.path.join(workdir, "bundle")
+        bundle.save_bundle(
+            path,
+            "inverter",
+            {"encoder": _trained(encoder, *trained), "generator": networks.generator},
+            overwrite=True,
+        )
         print("\n" + evaluation.table(trained, untrained))
         if factors is not None:
             effects = evaluation.edit_effects(*trained, directions)
@@ -91,13 +99,6 @@ def build_encoder_run(config, mesh) -> Run:
             ))  # fmt: skip
         picture = os.path.join(workdir, "inversions.png")
         save_png(picture, evaluation.picture(*trained, rows=16))
-        path = os.path.join(workdir, "bundle")
-        bundle.save_bundle(
-            path,
-            "inverter",
-            {"encoder": _trained(encoder, *trained), "generator": networks.generator},
-            overwrite=True,
-        )
         return {"picture (input | inversion | edits)": picture, "bundle": path}
 
     return Run(
@@ -108,6 +109,7 @@ def build_encoder_run(config, mesh) -> Run:
         best="l2",
         picture=lambda state: evaluation.picture(*_weights(state)),
         finish=finish,
+        deal={"real_pool": deal_w_pools, "fake_pool": deal_w_pools},
     )
 
 

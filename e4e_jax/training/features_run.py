@@ -63,12 +63,12 @@ def build_features_run(config, mesh) -> Run:
         return {"error": float(np.mean(np.square(predicted - factors))), **r2}
 
     def finish(state, workdir):
-        found = scores(state)
-        rows = {"feature network": [found[f"R2 {n}"] for n in FACTORS]}
-        print("\n" + format_table(f"R2 on {len(images)} held-out images", list(FACTORS), rows))
         trained = nnx.merge(graph, *on_this_host((state.params, state.batch_stats)))
         path = os.path.join(workdir, "bundle")
         bundle.save_bundle(path, "toy_features", {"toy_features": trained}, overwrite=True)
+        found = scores(state)
+        rows = {"feature network": [found[f"R2 {n}"] for n in FACTORS]}
+        print("\n" + format_table(f"R2 on {len(images)} held-out images", list(FACTORS), rows))
         return {"bundle": path}
 
     return Run(

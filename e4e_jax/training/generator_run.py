@@ -89,13 +89,13 @@ def build_generator_run(config, mesh) -> Run:
         params = on_this_host(state.generator_average)
         trained = evaluation.generator(params)
         trained.latent_avg[...] = mean_latent(trained, jax.random.key(0))
-        print("\n" + evaluation.table(trained))
         written = {
-            "picture (samples)": os.path.join(workdir, "samples.png"),
             "bundle": os.path.join(workdir, "bundle"),
+            "picture (samples)": os.path.join(workdir, "samples.png"),
         }
-        save_png(written["picture (samples)"], evaluation.picture(params))
         bundle.save_bundle(written["bundle"], "generator", {"generator": trained}, overwrite=True)
+        print("\n" + evaluation.table(trained))
+        save_png(written["picture (samples)"], evaluation.picture(params))
         if evaluation.reads_factors:
             try:
                 directions = evaluation.directions(trained)
@@ -110,9 +110,7 @@ def build_generator_run(config, mesh) -> Run:
         state=parallel.replicate(init(jax.random.key(config.seed)), mesh),
         step=parallel.parallelize(float_images(_with_index(step)), mesh),
         batches=training_batches(config, with_factors=supervision is not None),
-        validate=lambda state: {
-            "fid": evaluation.fid(evaluation.generator(on_this_host(state.generator_average)))
-        },
+        validate=lambda state: evaluation.validate(on_this_host(state.generator_average)),
         best="fid",
         picture=lambda state: evaluation.picture(on_this_host(state.generator_average)),
         finish=finish,
@@ -144,11 +142,20 @@ class _GeneratorEvaluation:
         self._untrained = generator
         self._images, _ = held_out_images(config)
         self._features = bundle.load_network(config.features) if config.features else None
+        if self._features is not None and len(self._images) < 2:
+            raise ValueError(
+                f"config.features is {config.features!r} and there is 1 held-out image that can be "
+                "used; FID needs at least 2 (config.data.num_validation; '' for no FID)."
+            )
         self._pool = nnx.jit(lambda network, images: network.pooled(jnp.clip(images, -1, 1)))
         self.reads_factors = config.data.source == "toy" and isinstance(self._features, ToyFeatures)
 
     def generator(self, params) -> Generator:
         return nnx.merge(self._graph, params, self._constants, copy=True)
+
+    def validate(self, params) -> dict[str, float]:
+        """FID, if there are features to measure it in."""
+        return {} if self._features is None else {"fid": self.fid(self.generator(params))}
 
     def picture(self, params) -> np.ndarray:
         """Grid of 8 x 12 samples of fixed z."""
@@ -158,22 +165,19 @@ class _GeneratorEvaluation:
         """FID of the trained and the untrained generator beside that of real images."""
         if self._features is None:
             return "no FID: config.features names no feature network"
-        half = len(self._images) // 2
-        real = [
-            self._statistics_of_images(part) for part in (self._images[:half], self._images[half:])
-        ]
         count = self._config.fid_samples
         rows = {
             f"trained generator, {count} samples": [self.fid(trained)],
             f"untrained generator, {count} samples": [self.fid(self._untrained)],
-            f"two disjoint sets of {half} real images": [_distance(*real)],
         }
+        half = len(self._images) // 2
+        if half >= 2:  # as many as a covariance takes
+            halves = map(self._statistics_of_images, (self._images[:half], self._images[half:]))
+            rows[f"two disjoint sets of {half} real images"] = [_distance(*halves)]
         name = self._config.features
         return format_table(f"against {len(self._images)} real images", [f"FID ({name})"], rows)
 
     def fid(self, generator: Generator) -> float:
-        if self._features is None:
-            return float("nan")
         statistics = FeatureStatistics(self._features.config.embedding_dim)
         for _, images in self._samples(generator, self._config.fid_samples, 100):
             statistics.update(self._pooled(images))

@@ -1,9 +1,7 @@
-"""What surrounds the steps of a run: progress on the screen, logs, signals, a watch for NaN."""
+"""What surrounds the steps of a run: progress on the screen, signals, a watch for NaN."""
 
 import collections
 import contextlib
-import json
-import logging
 import math
 import os
 import shutil
@@ -13,7 +11,6 @@ import threading
 import time
 
 import jax
-import numpy as np
 
 from e4e_jax.runtime import program
 from e4e_jax.training.hosts import on_any_host
@@ -23,22 +20,20 @@ class NonFiniteLoss(program.Failure, ArithmeticError):
     """A loss is NaN or infinite: going on would only spoil the weights."""
 
 
-def check_finite(metrics, step: int, last_checkpoint=None) -> None:
+def check_finite(metrics, step: int) -> None:
     """Raises NonFiniteLoss at the first of `metrics` {name: number} that is NaN or infinite.
 
     Args:
       metrics: names and values of one step.
       step: its number, for the message.
-      last_checkpoint: path of the last good checkpoint, for the message; None if there is none.
     """
     for name, value in metrics.items():
         if not math.isfinite(value):
-            remedy = (
-                f"the last good checkpoint is {last_checkpoint}"
-                if last_checkpoint
-                else "there is no checkpoint yet"
-            )
-            raise NonFiniteLoss(f"{name} became {float(value)} at step {step}; {remedy}.")
+            raise NonFiniteLoss(f"{name} became {float(value)} at step {step}")
+
+
+class _CutShort(BaseException):
+    """Raised by a signal's handler inside `StopSignal.cuts_short`."""
 
 
 class StopSignal:
@@ -53,7 +48,8 @@ class StopSignal:
 
     def __init__(self):
         self.interrupted = False  # by Ctrl-C
-        self._received = False
+        self.received = False  # by this host
+        self._cutting = False
         self._agreed = False
         self._asked = 0
         self._previous = {}
@@ -82,20 +78,35 @@ class StopSignal:
         """
         if not self._agreed:
             if jax.process_count() == 1:
-                self._agreed = self._received
+                self._agreed = self.received
             elif self._asked % self._AGREE_EVERY == 0:
-                self._agreed = on_any_host(self._received)
+                self._agreed = on_any_host(self.received)
             self._asked += 1
         return self._agreed
 
+    @contextlib.contextmanager
+    def cuts_short(self):
+        """A block that a signal ends at once, where it is: it is left, and the program goes on."""
+        self._cutting = bool(self._previous) and not self.received
+        try:
+            try:
+                yield
+            finally:
+                self._cutting = False
+        except _CutShort:
+            pass
+
     def _receive(self, number, frame):
         del frame
-        self._received = True
+        self.received = True
         if number == signal.SIGINT:
             self.interrupted = True
             signal.signal(number, self._previous[number])
             # Not print: the signal may have come in the middle of one.
             os.write(2, b"\nStopping after this step; press Ctrl-C again to stop at once.\n")
+        if self._cutting:
+            self._cutting = False
+            raise _CutShort
 
 
 class ProgressBar:
@@ -124,6 +135,7 @@ class ProgressBar:
         # Start of the rate: the first update, so that compilation does not count.
         self._updates = collections.deque(maxlen=32)
         self._step = first_step
+        self._known = set()  # what has been waited for once
 
     def __enter__(self):
         return self
@@ -153,6 +165,36 @@ class ProgressBar:
         self._print(text)
         if self._terminal and self._line:
             self._draw()
+
+    @contextlib.contextmanager
+    def patience(self, what: str, after: float = 5.0):
+        """Says that a block, which at first compiles, takes long if it does, and then how long.
+
+        Args:
+          what: with a capital, such as "The training step".
+          after: seconds until the first word.
+        """
+        start, done = time.monotonic(), threading.Event()
+        first = what not in self._known
+        self._known.add(what)
+
+        def wait():
+            if not done.wait(after):
+                self.write(f"{what} compiles, which can take minutes for large networks ...")
+                said.set()
+
+        said = threading.Event()
+        if first:
+            thread = threading.Thread(target=wait, daemon=True)
+            thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+        if first:
+            thread.join()
+            if said.is_set():
+                self.write(f"{what} took {time.monotonic() - start:.0f} s with its compilation.")
 
     def close(self) -> None:
         """Leaves the bar as it is, and the cursor below it."""
@@ -191,81 +233,3 @@ def _duration(seconds):
     seconds = int(seconds + 0.5)
     hours, minutes = divmod(seconds // 60, 60)
     return f"{hours}:{minutes:02}:{seconds % 60:02}" if hours else f"{minutes}:{seconds % 60:02}"
-
-
-def make_writer(workdir) -> "MetricWriter":
-    """Logs of a run in `workdir`: metrics.jsonl, and TensorBoard's where TensorFlow is installed.
-
-    Only the first of several hosts writes.
-
-    Args:
-      workdir: a folder; made if missing.
-    """
-    if jax.process_index() != 0:
-        return MetricWriter([])
-    os.makedirs(workdir, exist_ok=True)
-    writers = [_JsonLines(os.path.join(workdir, "metrics.jsonl"))]
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it says so at length when they are on
-    try:
-        import tensorflow as tf
-        from clu import metric_writers
-    except ImportError as error:
-        logging.warning("No TensorBoard logs, only metrics.jsonl: %s.", error)
-        return MetricWriter(writers)
-
-    with contextlib.suppress(RuntimeError):  # in use already
-        tf.config.set_visible_devices([], "GPU")  # it would take all of the memory
-    # In the background: a picture takes a while to encode.
-    writers.append(metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(workdir))))
-    return MetricWriter(writers)
-
-
-class MetricWriter:
-    """Passes what is logged on to several writers; `clu.metric_writers` without TensorFlow."""
-
-    def __init__(self, writers):
-        self._writers = writers
-
-    def write_scalars(self, step: int, scalars) -> None:
-        """scalars: {name: number}."""
-        for writer in self._writers:
-            writer.write_scalars(step, scalars)
-
-    def write_images(self, step: int, images) -> None:
-        """images: {name: [N, H, W, 3] or [H, W, 3], uint8 or float in [0, 1]}."""
-        for writer in self._writers:
-            writer.write_images(step, images)
-
-    def flush(self) -> None:
-        for writer in self._writers:
-            writer.flush()
-
-    def close(self) -> None:
-        for writer in self._writers:
-            writer.close()
-
-
-class _JsonLines:
-    """One JSON object a line: {"step": ..., name: value, ...}; a run that goes on appends."""
-
-    def __init__(self, path):
-        self._file = open(path, "a+b")
-        if self._file.tell():
-            self._file.seek(-1, os.SEEK_END)
-            if self._file.read() != b"\n":  # of a run that was killed in the middle of a line
-                self._file.write(b"\n")
-
-    def write_scalars(self, step, scalars):
-        line = {"step": int(step)} | {k: float(np.asarray(v)) for k, v in scalars.items()}
-        self._file.write(json.dumps(line).encode() + b"\n")
-        self._file.flush()
-
-    def write_images(self, step, images):
-        """Pictures have no place in it."""
-
-    def flush(self):
-        self._file.flush()
-
-    def close(self):
-        self._file.close()

@@ -7,14 +7,16 @@ import jax
 
 from e4e_jax import process
 from e4e_jax.data.images import save_png
-from e4e_jax.training import hooks, parallel
+from e4e_jax.training import hooks, logs, parallel
 from e4e_jax.training.checkpoints import Checkpoints
 from e4e_jax.training.config_table import check_devices, check_run
 from e4e_jax.training.encoder_run import build_encoder_run
 from e4e_jax.training.features_run import build_features_run
 from e4e_jax.training.generator_run import build_generator_run
 from e4e_jax.training.run import Run, build_optimizer
+from e4e_jax.training.state_arrays import first_not_finite
 
+_nothing = contextlib.nullcontext()
 _RUNS = {
     "encoder": build_encoder_run,
     "generator": build_generator_run,
@@ -58,57 +60,82 @@ def run_loop(run: Run, config, mesh, workdir: str) -> None:
                 os.path.join(workdir, "checkpoints"), keep=config.keep_checkpoints, best=run.best
             )
         )
-        restored = checkpoints.restore(state)
+        restored = checkpoints.restore(state, accept=batches.check_state, deal=run.deal)
         step = 0
         if restored is not None:
             state, data_state, step = restored
             batches.set_state(data_state)
-        writer = stack.enter_context(contextlib.closing(hooks.make_writer(workdir)))
+        writer = stack.enter_context(contextlib.closing(logs.make_writer(workdir)))
         progress = stack.enter_context(
             hooks.ProgressBar(config.total_steps, config.batch_size, first_step=step)
         )
         stop = hooks.StopSignal()
         if restored is not None:
             progress.write(f"Going on from {checkpoints.path(step)}.")
-        saved = step if restored is not None else None
-        metrics, validation, compiled = {}, {}, False
+        saved = Saved(checkpoints, step if restored is not None else None)
+        metrics, validation, running = {}, {}, None
 
-        def save():
-            """Never a state whose losses are not finite: it would be called the last good one."""
-            nonlocal saved
-            numbers = {name: float(value) for name, value in metrics.items()}
-            hooks.check_finite(numbers, step, checkpoints.path(saved))
-            checkpoints.save(step, state, batches.get_state(), validation)
-            saved = step
+        def validate():
+            with progress.patience("The validation"):
+                validation = run.validate(state)
+            if validation:
+                writer.write_scalars(step, {f"validation/{k}": v for k, v in validation.items()})
+                progress.write(_sentence(step, validation))
+            if main_host:
+                with progress.patience("The picture"):
+                    picture = run.picture(state)
+                try:
+                    save_png(os.path.join(pictures, f"{step:08d}.png"), picture)
+                except OSError as error:  # a full disk: what can be done without is
+                    progress.write(f"{' '.join(str(error).split())} The training goes on.")
+            return validation
 
         while step < config.total_steps and not stop.requested:
-            state, metrics = run.step(state, parallel.put_batch(next(batches), mesh))
+            try:
+                batch = next(batches)
+            except Exception:
+                if not stop.received:
+                    raise
+                # Workers may have got the signal too. Several hosts stop after the same step.
+                if jax.process_count() == 1:
+                    break
+                batch = next(batches)
+            batch = parallel.put_batch(batch, mesh)
+            with progress.patience("The training step") if running is None else _nothing:
+                state, metrics = run.step(state, batch)
+                if running is None:
+                    jax.block_until_ready(metrics)
             step += 1
-            if not compiled:
+            if running is None:
                 stack.enter_context(stop)  # only now is there something to save
                 if jax.default_backend() == "cpu":
                     process.settle_memory()
-            compiled, validation = True, {}
+            else:
+                # One step runs and one waits: a stop that comes now does not wait for more.
+                jax.block_until_ready(running)
+            running, validation = metrics, {}
             last = step == config.total_steps
-            if last or step % config.log_every == 0:
+            if last or step % config.log_every == 0 or saved.unconfirmed:
                 metrics = {name: float(value) for name, value in metrics.items()}
-                hooks.check_finite(metrics, step, checkpoints.path(saved))
+                saved.check(metrics, step)
+            if last or step % config.log_every == 0:
                 writer.write_scalars(step, {f"train/{k}": v for k, v in metrics.items()})
                 progress.update(step, metrics)
+            if stop.requested:
+                break
             if last or step % config.validate_every == 0:
-                validation = run.validate(state)
-                writer.write_scalars(step, {f"validation/{k}": v for k, v in validation.items()})
-                progress.write(_sentence(step, validation))
-                if main_host:
-                    save_png(os.path.join(pictures, f"{step:08d}.png"), run.picture(state))
+                with stop.cuts_short():
+                    validation = validate()
+                if last and run.best in validation:
+                    saved.check({f"validation/{run.best}": validation[run.best]}, step)
             if last or step % config.checkpoint_every == 0:
-                save()
-        if saved != step:
-            save()
+                saved.save(step, state, batches.get_state(), metrics, validation)
+        if saved.step != step:
+            saved.save(step, state, batches.get_state(), metrics, validation)
         checkpoints.wait()
         batches.close()
 
-        if stop.requested and step < config.total_steps:
+        if stop.requested:
             text = f"Stopped at step {step}; the same command goes on from there."
             if stop.interrupted:
                 raise KeyboardInterrupt(text)
@@ -118,6 +145,72 @@ def run_loop(run: Run, config, mesh, workdir: str) -> None:
     if main_host:
         written |= run.finish(state, workdir)
         print("\n" + "\n".join(f"{what}: {path}" for what, path in written.items()))
+
+
+class Saved:
+    """Which checkpoint is the last good one: the losses that its parameters led to were finite.
+
+    A loss belongs to the parameters before its step, so that of the step after a save is the
+    first to know. Until then the checkpoint is not called good, and the one before it stays.
+
+    Args:
+      checkpoints: where they are.
+      step: of the checkpoint that the run goes on from; None for none.
+
+    Attributes:
+      step: of the newest checkpoint.
+      unconfirmed: whether that one still has to prove itself.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, step: int | None):
+        self.step = step
+        self.unconfirmed = step is not None
+        self._checkpoints = checkpoints
+
+    def check(self, metrics: dict[str, float], step: int) -> None:
+        """Looks at the losses of a step; finite ones confirm an earlier checkpoint.
+
+        Raises:
+          hooks.NonFiniteLoss: one is NaN or infinite; a checkpoint that led to it without a
+            finite loss in between is moved aside.
+        """
+        try:
+            hooks.check_finite(metrics, step)
+        except hooks.NonFiniteLoss as error:
+            raise hooks.NonFiniteLoss(f"{error}; {self._remedy(step)}.") from None
+        if self.unconfirmed and step > self.step:
+            self._checkpoints.confirm(self.step)
+            self.unconfirmed = False
+
+    def save(self, step, state, data_state, metrics, validation) -> None:
+        """Never a state that is not finite, or whose step's losses were not.
+
+        Raises:
+          hooks.NonFiniteLoss: it is such a state.
+          OSError: it could not be written, or the one before.
+        """
+        self.check({name: float(value) for name, value in metrics.items()}, step)
+        if name := first_not_finite(state):
+            raise hooks.NonFiniteLoss(
+                f"{name} of the state is no longer finite after step {step}; {self._remedy(step)}."
+            )
+        self._checkpoints.save(step, state, data_state, validation)
+        self.step, self.unconfirmed = step, True
+
+    def _remedy(self, step):
+        moved = None
+        if self.unconfirmed and step > self.step:
+            bad, self.unconfirmed = self.step, False
+            moved = self._checkpoints.reject(bad)
+        else:
+            self._checkpoints.close()
+        good = self._checkpoints.steps()
+        text = "there is no checkpoint yet"
+        if good:
+            text = f"the last good checkpoint is {self._checkpoints.path(good[-1])}"
+        if moved:
+            text += f" (that of step {bad}, which led to it, is {moved} now)"
+        return text
 
 
 def _sentence(step: int, validation: dict[str, float]) -> str:

@@ -4,6 +4,7 @@ Each kind of run (`encoder_run`, `generator_run`, `features_run`) turns a config
 loop knows nothing else about them.
 """
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from e4e_jax.data.images import resize_image, to_float
+from e4e_jax.data.images import ImageError, resize_image, to_float
 from e4e_jax.data.pipeline import Pipeline, make_pipeline
 from e4e_jax.data.sources import ImageFolder, tfds_source
 from e4e_jax.toy.faces import ToyFaces
@@ -37,7 +38,9 @@ class Run:
       validate: state -> metrics of the held-out images.
       best: name of the validation metric by which the best checkpoint is chosen; less is better.
       picture: state -> uint8 [H, W, 3], a grid of images that shows where training is.
-      finish: (state, workdir) -> files written, as {what it is: path}; prints the final table.
+      finish: (state, workdir) -> files written, as {what it is: path}: the bundle, then a table,
+        which it prints, and pictures.
+      deal: what becomes of the devices' own parts of the state, see `Checkpoints.restore`.
     """
 
     state: Any
@@ -47,6 +50,7 @@ class Run:
     best: str
     picture: Callable[[Any], np.ndarray]
     finish: Callable[[Any, str], dict[str, str]]
+    deal: Mapping[str, Callable[[dict[str, np.ndarray], int], dict[str, np.ndarray]]] | None = None
 
 
 def build_source(data, *, held_out: bool):
@@ -93,8 +97,15 @@ def held_out_images(config) -> tuple[np.ndarray, np.ndarray | None]:
     """The first `num_validation` held-out images, uint8 [N, H, W, 3], and their factors if known.
 
     They are few and read once; every host holds all of them.
+
+    Raises:
+      ValueError: none of them can be used.
     """
     data = config.data
+    if data.num_validation < 1:
+        raise ValueError(
+            f"config.data.num_validation is {data.num_validation}; expected at least 1 image."
+        )
     source = build_source(data, held_out=True)
     with_factors = hasattr(source, "factors")
     batches = make_pipeline(
@@ -117,18 +128,30 @@ def held_out_images(config) -> tuple[np.ndarray, np.ndarray | None]:
         if found >= data.num_validation:
             break
     batches.close()
+    if not found:
+        bad = list(batches.bad_images.values())
+        raise ValueError(
+            "there is no held-out image that can be used"
+            + (f": {bad[0].rstrip('.')}" if bad else "")
+            + (f", and {len(bad) - 1} others" if len(bad) > 1 else "")
+            + "; expected at least 1, to validate on."
+        )
     images = np.concatenate(images)[: data.num_validation]
     return images, np.concatenate(factors)[: len(images)] if with_factors else None
 
 
 def mean_training_image(config, count: int = 2048) -> np.ndarray:
-    """The mean [H, W, 3] in [-1, 1] of the first training images, a baseline of inversion."""
+    """The mean [H, W, 3] in [-1, 1] of the first training images, a baseline of inversion.
+
+    Images that cannot be decoded are left out, as in training.
+    """
     source = build_source(config.data, held_out=False)
-    count = min(count, len(source))
-    total = np.zeros((*config.data.image_size, 3))
-    for i in range(count):
-        total += resize_image(source[i], tuple(config.data.image_size))
-    return to_float(total / count)
+    total, found = np.zeros((*config.data.image_size, 3)), 0
+    for i in range(min(count, len(source))):
+        with contextlib.suppress(ImageError):
+            total += resize_image(source[i], tuple(config.data.image_size))
+            found += 1
+    return to_float(total / max(found, 1))
 
 
 def build_optimizer(

@@ -4,9 +4,14 @@ Three things stand between the two: names for the leaves of any pytree, typed PR
 holds their words), and arrays without elements (Orbax does not write them).
 """
 
+import json
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+_DESCRIBED = r"([^ ]+) (\[[\d, ]*\])"  # by `describe`
 
 
 def named_leaves(tree):
@@ -40,9 +45,46 @@ def compare(where, saved, expected):
         there, here = saved.get(name, "missing"), expected.get(name, "missing")
         if there != here:
             raise ValueError(
-                f"The checkpoint {where} is of another configuration or number of devices: "
-                f"{name} is {there} in it and {here} in this run; choose another work directory."
+                f"The checkpoint {where} is of another configuration: {name} is {there} in it and "
+                f"{here} in this run; choose another work directory."
             )
+
+
+def of_other_devices(saved, expected, parts) -> dict[str, tuple[int, ...]]:
+    """{name: shape in the file} of arrays of the devices' own, saved on another number of them.
+
+    Such arrays differ in their first axis alone.
+
+    Args:
+      saved, expected: as those of `compare`.
+      parts: the names of those arrays begin with these.
+    """
+    shapes = {}
+    for name in sorted({*saved} & {*expected}):
+        if name.split("/")[0] not in parts or saved[name] == expected[name]:
+            continue
+        there, here = (re.fullmatch(_DESCRIBED, text[name]) for text in (saved, expected))
+        if there and here and there[1] == here[1]:
+            there, here = (json.loads(found[2]) for found in (there, here))
+            if there and here and there[0] > 0 and there[1:] == here[1:]:
+                shapes[name] = tuple(there)
+    return shapes if len({shape[0] for shape in shapes.values()}) == 1 else {}
+
+
+def first_not_finite(state) -> str | None:
+    """The name of an array of a state that holds NaN or infinity, None if there is none."""
+    leaves, _ = named_leaves(state)
+    floats = {k: x for k, x in leaves.items() if jnp.issubdtype(x.dtype, jnp.floating) and x.size}
+    if not floats:
+        return None
+    finite = np.asarray(_all_finite(list(floats.values())))
+    return next((name for name, good in zip(floats, finite, strict=True) if not good), None)
+
+
+@jax.jit
+def _all_finite(arrays):
+    """Arrays -> bool [arrays]; global ones give the same on all hosts."""
+    return jnp.stack([jnp.isfinite(x).all() for x in arrays])
 
 
 def raw_array(leaf):
@@ -59,9 +101,11 @@ def abstract_array(leaf):
 def like(template, array):
     """The reverse of `raw_array`: type, sharding and freedom to move are the template's."""
     if array is None:
-        empty = np.empty(template.shape, template.dtype)
+        array = np.empty(template.shape, template.dtype)
+    if isinstance(array, np.ndarray):  # the whole of it
+        whole = array
         return jax.make_array_from_callback(
-            template.shape, _sharding(template), lambda index: empty[index]
+            template.shape, _sharding(template), lambda index: whole[index]
         )
     if isinstance(template, jax.Array) and not template.committed:
         array = jnp.asarray(np.asarray(array))

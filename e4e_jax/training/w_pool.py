@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 class WPool(NamedTuple):
@@ -25,6 +26,32 @@ class WPool(NamedTuple):
 def init_w_pool(size: int, entry_shape: tuple[int, ...]) -> WPool:
     """An empty pool for `size` codes of shape `entry_shape`; size 0 switches pooling off."""
     return WPool(jnp.zeros((size, *entry_shape), jnp.float32), jnp.zeros((), jnp.int32))
+
+
+def deal_w_pools(saved: dict[str, np.ndarray], devices: int) -> dict[str, np.ndarray]:
+    """The pools of some devices as those of another number of devices.
+
+    Codes go round, one to each device, so that none has more than another by two. Where the new
+    pools hold fewer in all, every old one gives its first.
+
+    Args:
+      saved: "entries" [devices then, N, ...] and "count" [devices then].
+      devices: their number now.
+
+    Returns:
+      The same for the devices now.
+    """
+    entries, counts = saved["entries"], saved["count"]
+    size = entries.shape[1]
+    codes = [
+        entries[pool, i] for i in range(size) for pool in range(len(entries)) if i < counts[pool]
+    ]
+    new = np.zeros((devices, *entries.shape[1:]), entries.dtype)
+    filled = np.zeros(devices, counts.dtype)
+    for i, code in enumerate(codes[: devices * size]):
+        new[i % devices, i // devices] = code
+        filled[i % devices] += 1
+    return {"entries": new, "count": filled}
 
 
 def query_w_pool(pool: WPool, codes: jax.Array, key: jax.Array) -> tuple[WPool, jax.Array]:

@@ -16,7 +16,7 @@ from helpers import run_two_processes
 from e4e_jax.training import parallel
 from e4e_jax.training.checkpoints import Checkpoints
 from e4e_jax.training.parallel import PER_DEVICE, REPLICATED
-from e4e_jax.training.w_pool import init_w_pool
+from e4e_jax.training.w_pool import WPool, deal_w_pools, init_w_pool
 
 NO_DATA = {"step": 0}
 
@@ -261,6 +261,129 @@ def test_nothing_usable_starts_anew(tmp_path, caplog):
         assert messages(caplog)[0].endswith("starting anew.")
         checkpoints.save(1, make_state(1))
     assert Checkpoints(tmp_path).restore(make_state()).step == 1
+
+
+def test_a_flipped_bit_falls_back_to_the_checkpoint_before(tmp_path, caplog):
+    save_steps(tmp_path / "whole", [1, 2])
+    template, before = make_state(0), make_state(1)
+    files = files_below(tmp_path / "whole" / "2")
+    assert any(file.endswith("checksums.json") for file in files)
+    arrays = [file for file in files if os.path.getsize(file) > 500]
+    assert len(arrays) >= 3
+    for file in arrays:
+        shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+        file = tmp_path / "cut" / os.path.relpath(file, tmp_path / "whole")
+        content = bytearray(file.read_bytes())
+        content[-len(content) // 3] ^= 16
+        file.write_bytes(content)
+        caplog.clear()
+        state, _, step = Checkpoints(tmp_path / "cut").restore(template)
+        assert step == 1
+        assert_identical(state, before)
+        (message,) = messages(caplog)
+        assert f"{tmp_path}/cut/2 is damaged" in message and message.endswith("cut/1.")
+        shutil.rmtree(tmp_path / "cut")
+
+
+def test_a_checkpoint_of_a_version_without_checksums_is_read(tmp_path, caplog):
+    save_steps(tmp_path, [1])
+    (tmp_path / "1" / "checksums.json").unlink()
+    assert Checkpoints(tmp_path).restore(make_state()).step == 1
+    assert not messages(caplog)
+
+
+def test_what_orbax_has_not_made_stays(tmp_path, caplog):
+    folders = ["2026-results", "2026", "7.old", "3 copy", "12.orbax-notes", "0007"]
+    for name in folders:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.csv").write_text(name)
+    (tmp_path / "99").write_text("a file")
+    (tmp_path / "5.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
+    for step in (1, 2, 3):
+        with Checkpoints(tmp_path, keep=1) as checkpoints:
+            assert (checkpoints.restore({"x": jnp.ones(3)}) is None) == (step == 1)
+            checkpoints.save(step, {"x": jnp.ones(3)})
+    (message,) = [text for text in messages(caplog) if text.startswith("Passing over")]
+    assert "5.orbax-checkpoint-tmp was not finished; starting anew." in message
+    assert set(os.listdir(tmp_path)) == {*folders, "99", "3"}
+    for name in folders:
+        assert (tmp_path / name / "results.csv").read_text() == name
+
+
+def test_odd_metadata_is_passed_over(tmp_path, caplog):
+    def accept(data_state):
+        if data_state["step"] < 0:
+            raise ValueError("a negative step")
+
+    save_steps(tmp_path, [1, 2])
+    (tmp_path / "2" / "checksums.json").unlink()
+    file = tmp_path / "2" / "run" / "metadata"
+    whole = json.loads(file.read_text())
+    missing = [{k: v for k, v in whole.items() if k != key} for key in whole]
+    odd = [{"arrays": 3}, {"arrays": {"step": 1}}, {"data": {}}, {"data": []}, {"data": 3},
+           {"data": [{"step": -1}]}, {"data": [None]}, {"data": [{}]}, {"metrics": []},
+           {"metrics": {"l2": "small"}}, {"metrics": None}]  # fmt: skip
+    for content in [*missing, *[whole | change for change in odd], [], None, 3, "x"]:
+        file.write_text(json.dumps(content))
+        caplog.clear()
+        with Checkpoints(tmp_path, best="l2") as checkpoints:
+            assert checkpoints.restore(make_state(), accept=accept).step == 1, content
+            checkpoints.best_step()
+        (message,) = messages(caplog)
+        assert f"{tmp_path}/2 is damaged" in message
+    file.write_text(json.dumps(whole))
+    assert Checkpoints(tmp_path).restore(make_state(), accept=accept).step == 2
+
+
+def test_the_newest_good_one_stays_until_another_is_known_to_be(tmp_path):
+    state = {"x": jnp.ones(3)}
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        kept = []
+        for step, good in [(1, 1), (2, None), (3, 3), (4, None)]:
+            checkpoints.save(step, state)
+            if good:
+                checkpoints.confirm(good)
+            checkpoints.wait()
+            kept.append(checkpoints.steps())
+        assert kept == [[1], [1, 2], [1, 3], [3, 4]]
+        assert checkpoints.reject(4) == str(tmp_path / "4.not_finite")
+        assert checkpoints.reject(5) is None
+    assert set(os.listdir(tmp_path)) == {"3", "4.not_finite"}
+    assert Checkpoints(tmp_path).restore(state).step == 3
+
+
+def on_devices(count, seed):
+    """A state whose pool is the devices' own, on some of them."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:count]), (parallel.AXIS,))
+    x = jax.random.normal(jax.random.key(seed), (count, 3, 2))
+    pool = WPool(x, jnp.full(count, 3, jnp.int32))
+    own = jax.NamedSharding(mesh, PER_DEVICE)
+    return {
+        "shared": parallel.replicate(jnp.arange(4.0) + seed, mesh),
+        "pool": jax.tree.map(lambda x: jax.device_put(x, own), pool),
+    }
+
+
+@pytest.mark.parametrize("then, now", [(1, 2), (4, 2), (2, 4), (2, 2)])
+def test_a_state_goes_on_on_another_number_of_devices(tmp_path, caplog, then, now):
+    saved, template = on_devices(then, 1), on_devices(now, 0)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, saved)
+    restored = Checkpoints(tmp_path).restore(template, deal={"pool": deal_w_pools}).state
+    np.testing.assert_array_equal(restored["shared"], saved["shared"])
+    for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(template), strict=True):
+        assert a.shape == b.shape and a.sharding.is_equivalent_to(b.sharding, a.ndim)
+    if then == now:
+        assert_identical(restored, saved)
+        assert not messages(caplog)
+        return
+    expected = deal_w_pools({k: np.asarray(v) for k, v in saved["pool"]._asdict().items()}, now)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(getattr(restored["pool"], name), array)
+    (message,) = messages(caplog)
+    assert f"saved on {then} device" in message and f"goes on on {now} device" in message
+    with pytest.raises(ValueError, match="of another configuration: pool/count"):
+        Checkpoints(tmp_path).restore(template)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from e4e_jax.training import hooks
+from e4e_jax.training import hooks, logs
 
 
 class Terminal(io.StringIO):
@@ -18,11 +18,11 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_non_finite_loss_names_loss_step_and_checkpoint():
+def test_non_finite_loss_names_loss_and_step():
     hooks.check_finite({"l2": 0.5, "lpips": np.float32(3)}, 10)
-    with pytest.raises(hooks.NonFiniteLoss, match=r"l2 became nan at step 12; .* is /run/10\.$"):
-        hooks.check_finite({"lpips": 1.0, "l2": float("nan")}, 12, "/run/10")
-    with pytest.raises(hooks.NonFiniteLoss, match=r"inf at step 3; there is no checkpoint yet\.$"):
+    with pytest.raises(hooks.NonFiniteLoss, match=r"l2 became nan at step 12$"):
+        hooks.check_finite({"lpips": 1.0, "l2": float("nan")}, 12)
+    with pytest.raises(hooks.NonFiniteLoss, match=r"inf at step 3$"):
         hooks.check_finite({"l2": np.inf}, 3)
 
 
@@ -104,16 +104,72 @@ def test_durations_above_an_hour(monkeypatch):
     assert "2:00:01 left" in stream.getvalue()
 
 
+def test_what_takes_long_the_first_time_is_said_to_compile():
+    stream = io.StringIO()
+    bar = hooks.ProgressBar(10, 1, stream=stream)
+    for _ in range(2):
+        with bar.patience("The step", after=0.05):
+            time.sleep(0.3)
+    with bar.patience("The validation", after=60):
+        pass
+    first, second = stream.getvalue().splitlines()
+    assert first.startswith("The step compiles, which can take minutes")
+    assert second == "The step took 0 s with its compilation."
+
+
+class FullDisk:
+    """A file on a disk that has room for some bytes."""
+
+    def __init__(self, room):
+        self.room, self.content = room, b""
+
+    def write(self, content):
+        if not self.room:
+            raise OSError(28, "No space left on device")
+        part = content[: self.room]
+        self.room -= len(part)
+        self.content += part
+        return len(part)
+
+    def close(self):
+        pass
+
+
+def test_a_full_disk_is_one_warning_for_each_log_and_loses_nothing(tmp_path, caplog):
+    writer = logs.make_writer(tmp_path)
+    disks = []
+    for log in writer._writers:
+        log.close()
+        log._file = FullDisk(50)
+        disks.append(log._file)
+    for step in range(1, 6):
+        writer.write_scalars(step, {"l2": 0.5, "loss": 0.25})
+    assert len(caplog.messages) == 2
+    assert all(": No space left on device; the training goes on" in m for m in caplog.messages)
+    assert f"{tmp_path}/metrics.jsonl cannot be written" in " ".join(caplog.messages)
+    for disk in disks:
+        disk.room = 10**6
+    writer.write_scalars(6, {"l2": 0.5, "loss": 0.25})
+    lines = [json.loads(line) for line in disks[0].content.splitlines()]
+    assert lines == [{"step": step, "l2": 0.5, "loss": 0.25} for step in range(1, 7)]
+    content, lengths = disks[1].content, []
+    while content:  # a record is whole: length, its checksum, the event, its checksum
+        lengths.append(int.from_bytes(content[:8], "little"))
+        assert len(content) >= lengths[-1] + 16
+        content = content[lengths[-1] + 16 :]
+    assert len(lengths) == 12
+
+
 def test_json_lines_go_on_behind_a_torn_line(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorflow", None)  # importing it fails
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.proto", None)  # importing it fails
     path = tmp_path / "run" / "metrics.jsonl"
-    writer = hooks.make_writer(tmp_path / "run")
+    writer = logs.make_writer(tmp_path / "run")
     writer.write_scalars(1, {"l2": np.float32(0.5)})
     writer.write_images(1, {"grid": np.zeros((4, 4, 3), np.uint8)})
     writer.close()
     with open(path, "a") as file:
         file.write('{"step": 2, "l')
-    writer = hooks.make_writer(tmp_path / "run")
+    writer = logs.make_writer(tmp_path / "run")
     writer.write_scalars(2, {"l2": 0.25})
     writer.flush()
     lines = path.read_text().splitlines()
@@ -127,16 +183,20 @@ def test_json_lines_go_on_behind_a_torn_line(tmp_path, monkeypatch):
 def test_tensorboard_logs_and_late_import_of_tensorflow(tmp_path):
     code = f"""
 import sys
-from e4e_jax.training import hooks
+from e4e_jax.training import hooks, logs
 assert "tensorflow" not in sys.modules
 import numpy as np
-writer = hooks.make_writer({str(tmp_path)!r})
+writer = logs.make_writer({str(tmp_path)!r})
 writer.write_scalars(7, {{"l2": 0.5}})
 writer.write_images(7, {{"grid": np.zeros((1, 8, 8, 3), np.uint8)}})
 writer.close()
+assert "tensorflow" not in sys.modules
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 events = EventAccumulator({str(tmp_path)!r}).Reload()
 assert events.Tags()["tensors"] == ["l2", "grid"], events.Tags()
+(l2,), (grid,) = events.Tensors("l2"), events.Tensors("grid")
+assert l2.step == grid.step == 7 and l2.tensor_proto.float_val[0] == 0.5
+assert grid.tensor_proto.string_val[:2] == [b"8", b"8"]
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 7, "l2": 0.5}

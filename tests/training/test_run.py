@@ -3,8 +3,9 @@
 import numpy as np
 import optax
 import pytest
+from PIL import Image
 
-from configs import common, toy
+from configs import common, folder, toy
 from e4e_jax.training import run
 
 
@@ -43,3 +44,38 @@ def test_schedules_reach_the_optimiser():
         taken.append(float(-updates[0]))
         params = optax.apply_updates(params, updates)
     np.testing.assert_allclose(taken, [1.0, 1.0, 0.5], rtol=1e-4)  # Adam rounds
+
+
+def a_folder(path, count, damaged=()):
+    """Images of 8x8, of which those of `damaged` are cut."""
+    path.mkdir()
+    for i in range(count):
+        file = path / f"{i}.png"
+        Image.fromarray(np.full((8, 8, 3), 20 * i, np.uint8)).save(file)
+        if i in damaged:
+            file.write_bytes(file.read_bytes()[:40])
+    return str(path)
+
+
+def folder_config(path):
+    config = folder.get_config()
+    config.data.image_size = (8, 8)
+    config.data.path = config.data.validation_path = path
+    return config
+
+
+def test_the_mean_image_leaves_damaged_ones_out(tmp_path):
+    config = folder_config(a_folder(tmp_path / "a", 4, damaged=[0, 2]))
+    mean = run.mean_training_image(config)
+    np.testing.assert_allclose(mean, np.full((8, 8, 3), 40 / 127.5 - 1), atol=1e-6)
+
+
+def test_no_usable_held_out_image_is_said_at_once(tmp_path):
+    config = folder_config(a_folder(tmp_path / "a", 2, damaged=[0, 1]))
+    with pytest.raises(ValueError, match=r"no held-out image .*0\.png .*, and 1 others; expected"):
+        run.held_out_images(config)
+    config.data.num_validation = 0
+    with pytest.raises(ValueError, match="config.data.num_validation is 0; expected at least 1"):
+        run.held_out_images(config)
+    config = folder_config(a_folder(tmp_path / "b", 3, damaged=[1]))
+    assert run.held_out_images(config)[0].shape == (2, 8, 8, 3)

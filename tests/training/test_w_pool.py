@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from e4e_jax.training.w_pool import init_w_pool, pick_layer, query_w_pool
+from e4e_jax.training.w_pool import deal_w_pools, init_w_pool, pick_layer, query_w_pool
 
 
 def numbered_codes(first, batch):
@@ -60,3 +60,26 @@ def test_pick_layer_takes_active_layers_alike():
     assert np.all(counts[stage + 1 :] == 0)
     assert np.all(np.abs(counts[: stage + 1] - batch / 3) < 4 * np.sqrt(batch / 3))
     np.testing.assert_array_equal(pick(codes, 0, keys), codes[:, 0])
+
+
+def test_pools_are_dealt_to_any_number_of_devices():
+    size = 4
+    for counts, devices in [([4], 2), ([4, 4], 1), ([3, 1, 4], 2), ([4, 2], 5), ([0], 3), ([4], 1)]:
+        entries = np.zeros((len(counts), size, 2), np.float32)
+        for pool, count in enumerate(counts):
+            entries[pool, :count] = 1 + 10 * pool + np.arange(count)[:, None]
+        saved = {"entries": entries, "count": np.array(counts, np.int32)}
+        dealt = deal_w_pools(saved, devices)
+        assert dealt["entries"].shape == (devices, size, 2)
+        assert dealt["entries"].dtype == np.float32 and dealt["count"].dtype == np.int32
+        assert dealt["count"].sum() == min(sum(counts), devices * size)
+        assert dealt["count"].max() - dealt["count"].min() <= 1
+        codes = [dealt["entries"][i, :n, 0] for i, n in enumerate(dealt["count"])]
+        codes = np.concatenate(codes)
+        assert len(set(codes)) == len(codes) and set(codes) <= set(entries[..., 0].ravel()) - {0}
+        if len(counts) == devices:
+            np.testing.assert_array_equal(dealt["entries"], entries)
+        for i, n in enumerate(dealt["count"]):
+            assert not dealt["entries"][i, n:].any()
+    none = deal_w_pools({"entries": np.zeros((2, 0, 3)), "count": np.zeros(2, np.int32)}, 3)
+    assert none["entries"].shape == (3, 0, 3) and not none["count"].any()
