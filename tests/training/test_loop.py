@@ -31,13 +31,15 @@ def folder(tmp_path_factory):
     return path
 
 
-def start(folder, workdir, *flags):
+def start(folder, workdir, *flags, devices=1):
     command = [sys.executable, "train.py", f"--config={folder}/tiny.py", f"--workdir={workdir}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    environment["XLA_FLAGS"] = environment["XLA_FLAGS"].replace("count=4", "count=1")
+    environment["XLA_FLAGS"] = environment["XLA_FLAGS"].replace("count=4", f"count={devices}")
     return subprocess.Popen(
         [*command, *flags], cwd=ROOT, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        # A shell starts what runs in the background with Ctrl-C switched off.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
@@ -90,6 +92,40 @@ def test_killed_and_stopped_runs_end_with_the_same_weights_bit_for_bit(folder, t
         assert (cut / name).exists() and str(cut / name).removesuffix("/bundle.json") in output
     last = [json.loads(line) for line in (cut / "metrics.jsonl").read_text().splitlines()]
     assert last[-1]["step"] == STEPS and "validation/l2" in last[-1]
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_one_line_and_code_130(folder, tmp_path):
+    """While the step compiles, when it comes at once, and later, when the run saves."""
+    process = start(folder, tmp_path / "run", "--config.data.workers=2")
+    while not (tmp_path / "run" / "metrics.jsonl").exists():
+        time.sleep(0.01)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    code, output = finish(process)
+    assert code == 130 and output.splitlines()[-1] == "train.py: interrupted."
+    assert "Traceback" not in output and "Exception" not in output
+
+    process = start(folder, tmp_path / "run")
+    wait_for_checkpoint(tmp_path / "run", 10)
+    process.send_signal(signal.SIGINT)
+    code, output = finish(process)
+    assert code == 130 and "train.py: Stopped at step " in output.splitlines()[-1]
+    assert "Traceback" not in output and "Exception" not in output
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_on_more_and_on_fewer_devices(folder, tmp_path):
+    for devices, stop_at in ((1, 10), (2, 20), (1, None)):
+        process = start(folder, tmp_path, devices=devices)
+        if stop_at:
+            wait_for_checkpoint(tmp_path, stop_at)
+            process.send_signal(signal.SIGTERM)
+        code, output = finish(process)
+        assert code == 0, output
+        if stop_at != 10:
+            assert "goes on on" in output and "fake_pool, real_pool dealt anew" in output
+    assert weights(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -43,12 +43,15 @@ def get_config():
 
 
 def make_folder(path) -> None:
-    """Fills a folder: images/, the bundles generator/ and features/, and the config tiny.py."""
+    """Fills a folder: images/ (one is cut), the bundles generator/ and features/, and tiny.py."""
     (path / "images").mkdir()
     rng = np.random.default_rng(0)
     for i in range(10):
         pixels = rng.integers(0, 256, (8, 8, 3), np.uint8)
         Image.fromarray(pixels).save(path / "images" / f"{i}.png")
+    # One that training and validation come across, and leave out.
+    whole = (path / "images" / "0.png").read_bytes()
+    (path / "images" / "cut.png").write_bytes(whole[: len(whole) // 2])
     config = GeneratorConfig(8, z_dim=8, w_dim=8, mapping_layers=2, channel_base=64, channel_max=8)
     generator = randomize(Generator(config, rngs=nnx.Rngs(0)))
     bundle.save_bundle(path / "generator", "generator", {"generator": generator})
