@@ -174,10 +174,6 @@ def load_bundle(name, *, dtype=None) -> Bundle:
     """
     path = resolve(name)
     description = read_description(path)
-    try:
-        checksums.check(path)
-    except checksums.Changed as error:
-        raise BundleError(f"{path} is damaged: {error}") from None
     networks = {}
     for part, arguments in description["networks"].items():
         try:
@@ -186,6 +182,10 @@ def load_bundle(name, *, dtype=None) -> Bundle:
             raise BundleError(
                 f"{path}/{_JSON}: the {part} cannot be built ({_reason(error)})."
             ) from error
+    try:
+        checksums.check(path)
+    except checksums.Changed as error:
+        raise BundleError(f"{path} is damaged: {error}") from None
     expected = {part: nnx.to_pure_dict(nnx.state(network)) for part, network in networks.items()}
     arrays = _read_arrays(path, expected, cast=description.get("stored_as") == "float16")
     for part, network in networks.items():

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from e4e_jax.models.irse import IRSEConfig
 from e4e_jax.models.lpips import LPIPS
 from e4e_jax.models.moco import MoCo
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
+from e4e_jax.runtime import checksums
 from e4e_jax.training import parallel
 
 BACKBONE = IRSEConfig(widths=(4, 4, 8, 8), depths=(1, 1, 1, 1), squeeze_reduction=2)
@@ -290,8 +292,35 @@ def test_every_cut_is_one_sentence(tmp_path):
 
 
 def change(path, **fields):
+    (path / "checksums.json").unlink(missing_ok=True)  # as of a bundle of an older version
     description = json.loads((path / "bundle.json").read_text()) | fields
     (path / "bundle.json").write_text(json.dumps(description))
+
+
+def test_a_flipped_bit_is_noticed_in_every_file(tmp_path):
+    path = tmp_path / "b"
+    bundle.save_bundle(path, "generator", {"generator": make_generator(resolution=8)})
+    files = [file for file in path.rglob("*") if file.is_file() and file.stat().st_size]
+    assert len(files) >= 5
+    for file in files:
+        content = file.read_bytes()
+        flipped = bytearray(content)
+        flipped[len(content) * 2 // 3] ^= 2
+        file.write_bytes(flipped)
+        with pytest.raises(bundle.BundleError) as error:
+            bundle.load_bundle(path)
+        assert str(path) in str(error.value) and "\n" not in str(error.value)
+        file.write_bytes(content)
+    assert_same_variables(bundle.load_network(path), make_generator(resolution=8))
+
+
+def test_shipped_bundles_have_checksums():
+    for name in ("inverter", "generator", "features"):
+        path = pathlib.Path(bundle.resolve(f"toy/{name}"))
+        checksums.check(path)
+        listed = json.loads((path / "checksums.json").read_text())["sha256"]
+        files = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()}
+        assert {*listed, "checksums.json"} == files
 
 
 def test_unfit_descriptions_are_one_sentence(tmp_path):
