@@ -1,10 +1,14 @@
 """Flags of the two programs: their own config and another, and what is said of bad ones."""
 
+import os
 import pathlib
 import subprocess
 import sys
 
 import pytest
+from absl import flags
+
+from configs.command_line import define_config, read_flags
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -38,3 +42,33 @@ def test_a_misspelt_field(program, config):
 )
 def test_other_bad_flags(flag, words):
     assert words in fails("train.py", flag)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("def get_config():\n    return undefined\n", "line 2: NameError: name 'undefined' is not"),
+        ("def get_config(:\n", "line 1: SyntaxError"),
+        ("x = 1\n", "has no function get_config()"),
+        ("def get_config():\n    return 3\n", "gives no ConfigDict"),
+        (
+            "from configs import toy\ndef get_config():\n    return toy.get_config().typo.x\n",
+            "line 3: AttributeError",
+        ),
+        (None, "which is no file; expected a config's"),
+    ],
+)
+def test_mistakes_in_a_config_are_placed(text, words, tmp_path, monkeypatch):
+    path = tmp_path / "odd.py"
+    if text is None:
+        os.mkfifo(path)  # nothing would ever be read from it
+    else:
+        path.write_text(text)
+    given = ["train.py", f"--config={path}"]
+    monkeypatch.setattr(sys, "argv", given)
+    monkeypatch.delitem(sys.modules, "config_config", raising=False)  # else the last one goes on
+    values = flags.FlagValues()
+    define_config("What to train", values)
+    with pytest.raises(ValueError) as caught:
+        read_flags(given, values)
+    assert words in str(caught.value) and "\n" not in str(caught.value)

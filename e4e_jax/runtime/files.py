@@ -190,4 +190,9 @@ def _read_member(archive, member) -> np.ndarray:
         if done < claimed or file.read(1):  # reading past the end compares the checksum
             raise ValueError(f"{member.filename} ends early")
     array = np.ndarray(shape, dtype, data, order="F" if fortran_order else "C")
-    return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
+    if not dtype.isnative:
+        array = array.astype(dtype.newbyteorder("="))
+    # NumPy looks at the characters of a string only when it becomes one of Python's.
+    if dtype.kind == "U" and np.frombuffer(array.tobytes(), np.uint32).max(initial=0) > 0x10FFFF:
+        raise ValueError(f"{member.filename} holds characters that do not exist")
+    return array
