@@ -14,6 +14,7 @@ from convert_weights.checkpoint import ConvertError
 from convert_weights.read import read, sha256
 from e4e_jax import bundle
 from e4e_jax.editing.files import save_directions
+from e4e_jax.inversion.folder import save_latents
 
 
 def main(arguments=None) -> int:
@@ -50,7 +51,7 @@ def _parser():
     )
     parser.add_argument(
         "--format",
-        choices=[*formats.FORMATS, "directions"],
+        choices=[*formats.FORMATS, *formats.ARRAYS],
         help="what SRC is, where it is not found out rightly",
     )
     parser.add_argument("--to", choices=["bundle", "pytorch"], default="bundle")
@@ -71,8 +72,8 @@ def _to_bundle(flags):
     print(f"{' and '.join(flags.sources)}: {converted.kind}")
     _print_lines(converted.found)
     _print_lines(f"left out: {count} tensors, {why}" for why, count in converted.left_out.items())
-    if converted.kind == "directions":
-        _save_directions(flags.destination, converted.networks)
+    if converted.kind in formats.ARRAYS:
+        _save_arrays(flags.destination, converted)
         return
     sources = [{"file": os.path.basename(path), "sha256": sha256(path)} for path in flags.sources]
     bundle.save_bundle(
@@ -104,17 +105,17 @@ def _check_destination(flags):
         raise ConvertError(f"{path} is a source; expected another destination.")
 
 
-def _save_directions(path, directions):
+def _save_arrays(path, converted):
     if not path.endswith(".npz"):
-        raise ConvertError(f"{path} is to hold directions; expected a name that ends in .npz.")
+        raise ConvertError(
+            f"{path} is to hold {converted.kind}; expected a name that ends in .npz."
+        )
     if os.path.isdir(path):
         raise FileExistsError(f"{path} is a folder; choose another name.")
-    try:
-        save_directions(path, directions)
-    except OSError as error:
-        if os.path.exists(f"{path}.tmp.npz"):
-            os.remove(f"{path}.tmp.npz")
-        raise OSError(f"{path} could not be written: {error.strerror or error}.") from None
+    if converted.kind == "directions":
+        save_directions(path, converted.networks)
+    else:
+        save_latents(path, **converted.networks)
 
 
 def _print_lines(lines):

@@ -23,10 +23,13 @@ class Checkpoint:
 
     Attributes:
       name: of the file, for messages.
-      tensors: name -> torch tensor or NumPy array; emptied as they are used or left out.
+      tensors: name -> array; emptied as they are used or left out.
       values: name -> number, string, bool or None: everything else.
       prefix: what every name of `shape`, `has`, `count`, `fill` and `check_constant` is behind.
       left_out: reason -> number of tensors.
+      path: of the file.
+      notes: lines to print about what was found and how it was read.
+      metadata: entries for the JSON of a bundle.
     """
 
     name: str
@@ -34,6 +37,9 @@ class Checkpoint:
     values: dict[str, typing.Any]
     prefix: str = ""
     left_out: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    path: str = ""
+    notes: list[str] = dataclasses.field(default_factory=list)
+    metadata: dict[str, typing.Any] = dataclasses.field(default_factory=dict)
     _missing: list[str] = dataclasses.field(default_factory=list)
     _misshapen: list[str] = dataclasses.field(default_factory=list)
     _planned: list = dataclasses.field(default_factory=list)
@@ -44,6 +50,11 @@ class Checkpoint:
 
     def error(self, reason: str) -> ConvertError:
         return ConvertError(f"{self.name}: {reason}.")
+
+    def note(self, line: str) -> None:
+        """A line to print, once however often it is found."""
+        if line not in self.notes:
+            self.notes.append(line)
 
     def require(self, found: bool, name: str) -> None:
         if not found:
@@ -95,7 +106,7 @@ class Checkpoint:
         Args:
           network: made by `nnx.eval_shape`.
           rows: its table; with `constants` they cover every variable.
-          constants: path -> number, for variables that the file does not have.
+          constants: path -> number or array, for variables that the file does not have.
         """
         constants, plan, ours = constants or {}, [], variables(network)
         for row in rows:
@@ -103,8 +114,8 @@ class Checkpoint:
             tensor = self.tensors.pop(name, None)
             if tensor is None:
                 self._missing.append(name)
-            elif tuple(tensor.shape) != shape or not _is_float(tensor):
-                found = f"{_dtype(tensor)} {list(tensor.shape)}"
+            elif tuple(tensor.shape) != shape or not is_float(tensor):
+                found = f"{tensor.dtype} {list(tensor.shape)}"
                 self._misshapen.append(f"{name} is {found}, expected floats {list(shape)}")
             else:
                 plan.append((row, tensor))
@@ -131,7 +142,7 @@ class Checkpoint:
         while self._planned:
             network, plan, constants = self._planned.pop()
             ours = variables(network)
-            arrays = {p: np.full(ours[p].shape, n, np.float32) for p, n in constants.items()}
+            arrays = {p: np.full(ours[p].shape, x, np.float32) for p, x in constants.items()}
             plan.reverse()
             while plan:  # one tensor at a time, each let go once it is copied
                 row, tensor = plan.pop()
@@ -144,14 +155,8 @@ class Checkpoint:
 
 def to_numpy(tensor) -> np.ndarray:
     """A float tensor of any precision as a float32 array, without a copy where it is one."""
-    if isinstance(tensor, np.ndarray):
-        return np.asarray(tensor, np.float32)
-    return tensor.detach().float().numpy()
+    return np.asarray(tensor, np.float32)
 
 
-def _dtype(tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
-def _is_float(tensor) -> bool:
-    return _dtype(tensor) in ("float16", "bfloat16", "float32", "float64")
+def is_float(tensor) -> bool:
+    return str(tensor.dtype) in ("float16", "bfloat16", "float32", "float64")

@@ -1,14 +1,65 @@
-"""Editing directions: InterFaceGAN's (.pt, .npy) and GANSpace's (.pt)."""
+"""Editing directions: InterFaceGAN's, GANSpace's in its own layout and in e4e's, SeFa's."""
 
 import os
+import re
 
 import numpy as np
 
-from convert_weights.checkpoint import Checkpoint, ConvertError, to_numpy
+from convert_weights.checkpoint import Checkpoint, ConvertError, is_float, to_numpy
+
+_GANSPACE = ("comp", "mean", "stdev")
+# Of what a tensor [1, L, D] is, its name may tell: the codes of an image, or a direction.
+_CODES = set(
+    "latent latents dlatent dlatents code codes projected projection inverted inversion pivot "
+    "pivots w wplus encoded".split()
+)
+_DIRECTIONS = set(
+    "direction directions boundary boundaries age old young pose yaw pitch roll rotation smile "
+    "smiling expression mouth gender male female glasses eyeglasses sunglasses beard mustache hair "
+    "bald bangs makeup lipstick eyes eye nose race".split()
+)
 
 
-def is_directions(checkpoint: Checkpoint) -> bool:
-    return set(checkpoint.tensors) in ({"tensor"}, {"mean", "comp", "std"})
+def holds_directions(checkpoint: Checkpoint) -> bool:
+    names = set(checkpoint.tensors)
+    if names == {"tensor"}:
+        return not holds_codes(checkpoint)
+    return (
+        names in ({"mean", "comp", "std"}, {"eigvec"})
+        or {f"lat_{part}" for part in _GANSPACE} <= names
+        or {f"act_{part}" for part in _GANSPACE} <= names
+    )
+
+
+def holds_codes(checkpoint: Checkpoint) -> bool:
+    """Whether these are codes of images: e4e's latents.pt, NVIDIA's projected_w.npz.
+
+    Raises:
+      ConvertError: a tensor [1, L, D] that may be one or the other.
+    """
+    if set(checkpoint.tensors) == {"w"} or {"names", "codes"} == set(checkpoint.tensors):
+        return True
+    if set(checkpoint.tensors) != {"tensor"}:
+        return False
+    array = checkpoint.tensors["tensor"]
+    if array.ndim == 3 and len(array) > 1:
+        return True
+    if array.ndim not in (2, 3) or not is_number_of_styles(array.shape[-2]):
+        return False
+    words = set(re.findall("[a-z]+", checkpoint.name.rsplit(".", 1)[0].lower()))
+    if words & _CODES:
+        return True
+    if array.ndim == 2 or words & _DIRECTIONS or _has_unit_length(to_numpy(array)[0]):
+        return False
+    raise checkpoint.error(
+        f"its shape is {list(array.shape)}: the direction of an edit, or the codes of one image; "
+        "say which by --format directions or --format latents"
+    )
+
+
+def is_number_of_styles(count: int) -> bool:
+    """Whether StyleGAN2 has so many, at a resolution of 8 to 2048."""
+    return count % 2 == 0 and 4 <= count <= 20
 
 
 def read_directions(checkpoints: list[Checkpoint]) -> dict[str, np.ndarray]:
@@ -16,22 +67,38 @@ def read_directions(checkpoints: list[Checkpoint]) -> dict[str, np.ndarray]:
 
     A direction of InterFaceGAN is named after its file. GANSpace's K components become
     `<file>_0`, `<file>_1`, ... [D], scaled to one standard deviation, beside `<file>_mean` [D]: the
-    coordinate of a code w along one of them, d, is (w − mean)·d / d·d.
+    coordinate of a code w along one of them, d, is (w − mean)·d / d·d. The eigenvectors of SeFa
+    become `<file>_0`, ... [D], of unit length and the strongest first.
 
     Raises:
-      ConvertError: tensors of other shapes, or two directions of one name.
+      ConvertError: tensors of other shapes, numbers that are not finite, or two directions of one
+        name.
     """
     directions = {}
     for checkpoint in checkpoints:
         stem = os.path.splitext(checkpoint.name)[0]
-        arrays = {name: to_numpy(tensor) for name, tensor in checkpoint.tensors.items()}
+        arrays = dict(checkpoint.tensors)
         checkpoint.tensors.clear()
-        found = {stem: _direction(checkpoint, arrays["tensor"])} if "tensor" in arrays else {}
-        if not found:
+        for name, array in arrays.items():
+            if not is_float(array):
+                raise checkpoint.error(
+                    f"{name} is {array.dtype} {list(array.shape)}, expected floats"
+                )
+        arrays = {name: to_numpy(array) for name, array in arrays.items()}
+        if "tensor" in arrays:
+            found = {stem: _direction(checkpoint, arrays["tensor"])}
+        elif "eigvec" in arrays:
+            found = _eigenvectors(checkpoint, stem, arrays["eigvec"])
+        elif "comp" in arrays:
             found = _components(checkpoint, stem, **arrays)
+        else:
+            found = _components(checkpoint, stem, *_ganspace_arrays(checkpoint, stem, arrays))
         twice = set(found) & set(directions)
         if twice:
             raise ConvertError(f"two files hold a direction {min(twice)!r}; rename one of them.")
+        for name, direction in found.items():
+            if not np.isfinite(direction).all():
+                raise checkpoint.error(f"the direction {name} holds NaN or infinity")
         directions |= found
     return directions
 
@@ -39,11 +106,29 @@ def read_directions(checkpoints: list[Checkpoint]) -> dict[str, np.ndarray]:
 def _direction(checkpoint, array):
     squeezed = array[0] if array.ndim == 3 and len(array) == 1 else array
     squeezed = squeezed[0] if squeezed.ndim == 2 and len(squeezed) == 1 else squeezed
-    if squeezed.ndim not in (1, 2) or squeezed.size == 0:
+    layers = is_number_of_styles(len(squeezed)) if squeezed.ndim == 2 else squeezed.ndim == 1
+    if not layers or squeezed.size == 0:
         raise checkpoint.error(
-            f"its shape is {list(array.shape)}; expected a direction [D], [1, D] or [1, L, D]"
+            f"its shape is {list(array.shape)}; expected a direction [D], [1, D] or [L, D], or the "
+            "codes of images [N, L, D]"
+        )
+    if squeezed.ndim == 2:
+        checkpoint.notes.append(
+            f"{checkpoint.name} {list(array.shape)} is read as a direction; the codes of an image "
+            "need --format latents"
         )
     return np.array(squeezed, np.float32)
+
+
+def _has_unit_length(array) -> bool:
+    """Whether a direction [L, D] is, as a whole or in each layer that it moves."""
+    lengths = np.linalg.norm(array, axis=-1)
+    moved = lengths[lengths > 0]
+    return bool(
+        len(moved) > 0
+        and (np.abs(moved - 1) < 0.01).all()
+        or abs(float(np.linalg.norm(lengths)) - 1) < 0.01
+    )
 
 
 def _components(checkpoint, stem, mean, comp, std):
@@ -55,3 +140,41 @@ def _components(checkpoint, stem, mean, comp, std):
         )
     steps = comp[:, 0] * std[:, None]
     return {f"{stem}_mean": mean[0].copy()} | {f"{stem}_{i}": step for i, step in enumerate(steps)}
+
+
+def _ganspace_arrays(checkpoint, stem, arrays):
+    """Mean, components and deviations in W of the file that GANSpace's own program writes.
+
+    Its lat_* are in Z where it ran without --use_w (their deviations are then all 1), and its act_*
+    are in W where the layer is the mapping network's last.
+    """
+
+    def take(prefix):
+        return tuple(arrays[f"{prefix}_{part}"] for part in ("mean", "comp", "stdev"))
+
+    in_w = "lat_stdev" in arrays and not (arrays["lat_stdev"] == 1).all()
+    if {f"lat_{part}" for part in _GANSPACE} <= arrays.keys() and in_w:
+        found, which = take("lat"), "its codes (lat_*)"
+    elif (
+        {f"act_{part}" for part in _GANSPACE} <= arrays.keys()
+        and arrays["act_comp"].ndim == 3
+        and not re.search(r"_style\.\d", stem)
+    ):
+        found, which = take("act"), "the mapping network's outputs (act_*), as its codes are z"
+    else:
+        raise checkpoint.error(
+            "its components are of z, which no code w_plus can follow; expected those of w: run "
+            "GANSpace with --use_w and --layer=style"
+        )
+    checkpoint.notes.append(f"GANSpace's components of {which}")
+    return found
+
+
+def _eigenvectors(checkpoint, stem, vectors):
+    """rosinality's closed_form_factorization.py has them in columns."""
+    if vectors.ndim != 2 or vectors.shape[0] != vectors.shape[1] or not vectors.size:
+        raise checkpoint.error(f"eigvec has shape {list(vectors.shape)}; expected [D, D]")
+    checkpoint.notes.append(
+        f"SeFa's factors of {checkpoint.values.get('ckpt', 'a generator')}, the strongest first"
+    )
+    return {f"{stem}_{i}": column.copy() for i, column in enumerate(vectors.T)}

@@ -26,6 +26,7 @@ KINDS = {
     "BackboneEncoder": "psp",
     "SingleStyleCodeEncoder": "single_w",
     "BackboneEncoderUsingLastLayerIntoW": "single_w",
+    "WEncoder": "single_w",  # HyperStyle's
     "ResNetProgressiveBackboneEncoder": "e4e",
     "ResNetGradualStyleEncoder": "psp",
     "ResNetBackboneEncoder": "psp",

@@ -1,7 +1,6 @@
 """Bundles -> checkpoints that the published PyTorch code loads with `strict=True`."""
 
 import dataclasses
-import os
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from convert_weights.stylegan2 import (
 from e4e_jax.bundle import Bundle
 from e4e_jax.models.resnet import ResNetConfig
 from e4e_jax.models.stylegan2 import class_generator
+from e4e_jax.runtime.files import writing
 
 _MAPPING_LR_MUL = 0.01  # which the published code fixes
 
@@ -107,17 +107,11 @@ def save(checkpoint: dict, path) -> None:
             return {key: to_torch(entry) for key, entry in value.items()}
         return torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray) else value
 
-    temporary = f"{path}.writing"
-    try:
-        torch.save(to_torch(checkpoint), temporary)
-        os.replace(temporary, path)
-    except RuntimeError as error:  # how PyTorch reports a full disk
-        raise OSError(
-            f"{path} could not be written: {' '.join(str(error).split())[:200]}"
-        ) from None
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    with writing(path) as temporary:
+        try:
+            torch.save(to_torch(checkpoint), temporary)
+        except RuntimeError as error:  # how PyTorch reports a full disk
+            raise OSError(" ".join(str(error).split())[:200]) from None
 
 
 def _generator_state(generator):

@@ -10,7 +10,8 @@ from flax import nnx
 
 from convert_weights import encoder, features, stylegan2
 from convert_weights.checkpoint import Checkpoint, ConvertError
-from convert_weights.directions import is_directions, read_directions
+from convert_weights.directions import holds_codes, holds_directions, read_directions
+from convert_weights.latents import read_latents
 
 
 @dataclasses.dataclass
@@ -18,8 +19,8 @@ class Converted:
     """What a source becomes.
 
     Attributes:
-      kind: of the bundle, or "directions".
-      networks: name -> module; name -> array for directions.
+      kind: of the bundle, or one of `ARRAYS`.
+      networks: name -> module; for directions and latents name -> array.
       arguments: name -> {argument: value}, of networks that do not carry their configuration.
       found: lines to print: what it is.
       metadata: further entries for the bundle's JSON.
@@ -53,26 +54,24 @@ def convert(checkpoints: list[Checkpoint], name: str | None = None) -> Converted
     """Converts what one or several files hold.
 
     Args:
-      checkpoints: one, but for LPIPS (trunk and linear weights) and directions.
-      name: of the format, one of `FORMATS` or "directions"; None to find it out.
+      checkpoints: one, but for LPIPS (trunk and linear weights), directions and latents.
+      name: of the format, one of `FORMATS` or `ARRAYS`; None to find it out.
 
     Raises:
       ConvertError: no format fits, or the tensors are not all of those of the format.
     """
-    if name == "directions" or (name is None and all(map(is_directions, checkpoints))):
-        for checkpoint in checkpoints:
-            if not is_directions(checkpoint):
-                raise checkpoint.error("it holds no tensor alone, nor mean, comp and std alone")
-        directions = read_directions(checkpoints)
-        shapes = sorted({str(list(d.shape)) for d in directions.values()})
-        found = [f"{len(directions)} editing directions of shape {' and '.join(shapes)}"]
-        return Converted("directions", directions, found=found)
-
+    arrays = _convert_arrays(checkpoints, name)
+    if arrays is not None:
+        return arrays
     checkpoint = _merge(checkpoints)
+    _name_roots(checkpoint)
     if name is None:
         name = next((n for n, form in FORMATS.items() if form.matches(checkpoint)), None)
     if name is None:
         shown = ", ".join(list(checkpoint.tensors)[:3]) or "none"
+        stranger = _describe_stranger(checkpoint)
+        if stranger:
+            raise checkpoint.error(stranger)
         raise checkpoint.error(
             f"its {len(checkpoint.tensors)} tensors ({shown}, ...) are of no layout that is known: "
             + "; ".join(form.description for form in FORMATS.values())
@@ -84,10 +83,101 @@ def convert(checkpoints: list[Checkpoint], name: str | None = None) -> Converted
     except ValueError as error:  # a configuration that a network refuses
         raise checkpoint.error(str(error).rstrip(".")) from None
     converted.left_out = checkpoint.left_out
+    converted.found = [*checkpoint.notes, *converted.found]
+    converted.metadata |= checkpoint.metadata
     for part, network in converted.networks.items():
         sizes = [v.size for v in jax.tree.leaves(nnx.state(network))]
         converted.found.append(f"{part}: {sum(sizes):,} numbers in {len(sizes)} arrays")
     return converted
+
+
+def _convert_arrays(checkpoints, name):
+    """Directions or codes of images; None for networks."""
+    if name is None:
+        kinds = {checkpoint.name: _kind_of_arrays(checkpoint) for checkpoint in checkpoints}
+        if len(set(kinds.values())) > 1 and None not in kinds.values():
+            raise ConvertError(
+                "there are files of different kinds, "
+                + ", ".join(f"{file} ({kind})" for file, kind in kinds.items())
+                + "; expected directions alone or codes alone, or --format to say what they are."
+            )
+        name = kinds[checkpoints[0].name] if len(set(kinds.values())) == 1 else None
+    if name == "directions":
+        for checkpoint in checkpoints:
+            if set(checkpoint.tensors) != {"tensor"} and not holds_directions(checkpoint):
+                raise checkpoint.error("it holds no tensor alone, nor mean, comp and std alone")
+        directions = read_directions(checkpoints)
+        shapes = sorted({str(list(d.shape)) for d in directions.values()})
+        found = [f"{len(directions)} editing directions of shape {' and '.join(shapes)}"]
+        found = [line for checkpoint in checkpoints for line in checkpoint.notes] + found
+        return Converted("directions", directions, found=found)
+    if name == "latents":
+        names, codes = read_latents(checkpoints)
+        found = [
+            f"the codes of {len(codes)} image{'s' * (len(codes) > 1)}, {list(codes.shape[1:])} "
+            f"each: {names[0]}{' ...' * (len(codes) > 1)}"
+        ]
+        if len(codes) == 1 and len(checkpoints) == 1:
+            found.append("a direction of all layers needs --format directions")
+        return Converted("latents", {"names": names, "codes": codes}, found=found)
+    return None
+
+
+def _kind_of_arrays(checkpoint):
+    if holds_codes(checkpoint):
+        return "latents"
+    return "directions" if holds_directions(checkpoint) else None
+
+
+# A tensor by which a generator is known -> (what its file of training calls it, whose names).
+_MARKS = {
+    "input.input": ("g_ema/", "rosinality's"),
+    "synthesis.b4.const": ("G_ema/", "NVIDIA's"),
+}
+# What stands before the names of a generator that was saved alone, or by a program of its own.
+_ROOTS = ("", "state_dict/", "g_ema.", "state_dict/g_ema.", "generator/", "generator.",
+          "state_dict/generator.", "params_ema/", "G_ema/", "G_ema.", "state_dict/G_ema.", "g_ema/",
+          "G/", "model/", "netG/")  # fmt: skip
+
+
+def _name_roots(checkpoint):
+    """Names a generator's tensors as in the file of its training, where it was saved alone."""
+    for mark, (root, whose) in _MARKS.items():
+        roots = (root, *_ROOTS)
+        before = next((name for name in roots if f"{name}{mark}" in checkpoint.tensors), root)
+        if before == root:
+            continue
+        for entries in (checkpoint.tensors, checkpoint.values):
+            for name in [name for name in entries if _is_of_generator(name, before)]:
+                entries[root + name.removeprefix(before)] = entries.pop(name)
+        checkpoint.note(f"a generator saved alone, in {whose} names")
+        clamp = f"{root}synthesis.b4.conv1.conv_clamp"
+        if root == "G_ema/" and clamp not in checkpoint.values:
+            checkpoint.note(
+                "the tensors alone do not say whether its layers' outputs are clamped: taken as "
+                "not (NVIDIA's training in half precision clamps at 256)"
+            )
+
+
+def _is_of_generator(name, before):
+    within = name.removeprefix(before)
+    return name.startswith(before) and "/" not in within and within != "latent_avg"
+
+
+def _describe_stranger(checkpoint):
+    """What a file holds that is known and cannot be converted."""
+    if any("hypernet." in name for name in checkpoint.tensors):
+        return (
+            "it holds HyperStyle's hypernetwork, which is not here; its W encoder, in a file of "
+            "its own, can be converted"
+        )
+    if any("synthesis.input." in name for name in checkpoint.tensors):
+        return "it holds a StyleGAN3 generator; expected StyleGAN2"
+    if all(name.startswith(("mapper.", "state_dict/mapper.")) for name in checkpoint.tensors) and (
+        checkpoint.tensors
+    ):
+        return "it holds a mapper of StyleCLIP, which is not here"
+    return None
 
 
 def _merge(checkpoints):
@@ -101,6 +191,7 @@ def _merge(checkpoints):
             )
         first.tensors |= other.tensors
         first.values |= other.values
+        first.notes += other.notes
         first.name += f" and {other.name}"
     return first
 
@@ -109,12 +200,20 @@ def _convert_inverter(checkpoint):
     for key in ("optimizer", "discriminator_optimizer_state_dict"):
         checkpoint.leave_out(f"^{key}/", "optimiser state")
     checkpoint.leave_out("^discriminator_state_dict/", "latent discriminator")
+    if checkpoint.has("state_dict/"):
+        checkpoint.leave_out("^(?!state_dict/|latent_avg$)", "bookkeeping of the training")
     options = {
         key.removeprefix("opts/"): value
         for key, value in checkpoint.values.items()
         if key.startswith("opts/")
     }
     root = "state_dict/" if checkpoint.has("state_dict/") else ""
+    if checkpoint.has(f"{root}decoder.synthesis."):
+        which = "StyleGAN3" if checkpoint.has(f"{root}decoder.synthesis.input.") else "NVIDIA's"
+        raise checkpoint.error(
+            f"its decoder is a {which} generator, as of e4e or ReStyle for {which}; expected one "
+            "of StyleGAN2 in rosinality's layout"
+        )
     generator = stylegan2.read_rosinality_generator(checkpoint.under(f"{root}decoder."))
     average = stylegan2.take_average(checkpoint, generator.config.w_dim)
     encoders = checkpoint.under(root)
@@ -140,6 +239,7 @@ def _convert_inverter(checkpoint):
 
 def _convert_rosinality(checkpoint):
     checkpoint.leave_out("^[gd]_optim/", "optimiser state")
+    checkpoint.leave_out("^(?!(g_ema|g|d)/|latent_avg$)", "bookkeeping of the training")
     generator = stylegan2.read_rosinality_generator(checkpoint.under("g_ema/"))
     average = stylegan2.take_average(checkpoint, generator.config.w_dim)
     networks = {"generator": generator}
@@ -159,6 +259,7 @@ def _convert_rosinality(checkpoint):
 
 def _convert_nvidia(checkpoint):
     checkpoint.leave_out("^augment_pipe/", "augmentation")
+    checkpoint.leave_out("^(?!(G_ema|G|D)/)", "bookkeeping of the training")
     generator = stylegan2.read_nvidia_generator(checkpoint.under("G_ema/"))
     networks = {"generator": generator}
     if checkpoint.has("G/"):
@@ -216,6 +317,9 @@ def _convert_features(name, description, read, prefix="", left_out=()):
     return convert
 
 
+# What becomes one file of arrays, and no bundle.
+ARRAYS = ("directions", "latents")
+
 # In the order in which they are tried.
 FORMATS = {
     "inverter": Format(
@@ -244,15 +348,15 @@ FORMATS = {
     ),
     "moco": Format(
         "MoCo v2 with module.encoder_q.*",
-        lambda c: c.has("state_dict/module.encoder_q."),
+        lambda c: c.has("state_dict/encoder_q."),
         _convert_features(
             "moco",
             "MoCo v2 features",
             features.read_moco,
-            "state_dict/module.encoder_q.",
+            "state_dict/encoder_q.",
             [
-                (r"^state_dict/module\.(encoder_k\.|queue)", "key encoder and queue of training"),
-                (r"^state_dict/module\.encoder_q\.fc\.", "projection head"),
+                (r"^state_dict/(encoder_k\.|queue)", "key encoder and queue of training"),
+                (r"^state_dict/encoder_q\.fc\.", "projection head"),
                 ("^optimizer/", "optimiser state"),
             ],
         ),

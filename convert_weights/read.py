@@ -3,45 +3,48 @@
 import hashlib
 import os
 import pathlib
+import re
+import zipfile
 
 import numpy as np
 
-from convert_weights import nvidia_pickle, torch_file
+from convert_weights import plain_pickle, strangers, torch_file
 from convert_weights.checkpoint import Checkpoint, ConvertError
+from convert_weights.contents import Contents
 from convert_weights.unpickle import UnpickleError
+from e4e_jax.runtime.files import read_arrays
 
-# Nested dicts of published checkpoints are three or four deep, optimiser state included.
-_MAX_DEPTH = 12
+# What torch.nn.DataParallel, DistributedDataParallel and torch.compile put before names.
+_WRAPPERS = re.compile(r"(^|(?<=[/.]))(?:(?:module|_orig_mod)\.)+")
 
 
 def read(path) -> Checkpoint:
-    """Reads a .pt, .pth, .pkl or .npy file.
+    """Reads a .pt, .pth, .pkl, .npy or .npz file.
 
     Raises:
       ConvertError: there is no such file, it is damaged, or of another kind.
     """
     name = os.path.basename(os.path.normpath(path))
     try:
+        if os.path.isdir(path):
+            raise ConvertError(f"{path} cannot be read: {strangers.describe_folder(path)}.")
         size = os.path.getsize(path)
         if not os.path.isfile(path):
             raise ConvertError(f"{path} is no file; expected a published checkpoint.")
         with open(path, "rb") as file:
             start = file.read(2048)
-        tensors, values = _load(path, start, size)
+        contents = _load(path, start, size)
     except UnpickleError as error:
         raise ConvertError(f"{name} cannot be read: {error}.") from None
-    except ImportError as error:
-        raise ConvertError(
-            f"{name} can only be read with PyTorch ({error}): pip install 'e4e-jax[convert]'."
-        ) from None
     except OSError as error:
         raise ConvertError(f"{path} cannot be opened: {error.strerror or error}.") from None
     except ConvertError:
         raise
     except Exception as error:  # a damaged pickle or archive fails in any way it likes
-        reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
-        raise ConvertError(f"{name} is damaged or no checkpoint: {reason}.") from None
-    return Checkpoint(name, tensors, values)
+        raise ConvertError(f"{name} {_damage(error)}.") from None
+    checkpoint = Checkpoint(name, contents.tensors, contents.values, path=str(path))
+    _strip_wrappers(checkpoint)
+    return checkpoint
 
 
 def sha256(path) -> str:
@@ -49,44 +52,65 @@ def sha256(path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _load(path, start: bytes, size: int) -> tuple[dict, dict]:
+def _damage(error) -> str:
+    reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+    if isinstance(error, EOFError) or re.search("truncated|exhausted|out of input", reason):
+        return "is the beginning of a file whose rest is missing; download it again"
+    return f"is damaged or no checkpoint: {reason}"
+
+
+def _load(path, start: bytes, size: int) -> Contents:
     if start.startswith(b"\x93NUMPY"):
         # Mapped: NumPy compares the declared size with the file's.
-        return {"tensor": np.load(path, mmap_mode="r", allow_pickle=False)}, {}
+        return Contents({"tensor": np.load(path, mmap_mode="r", allow_pickle=False)})
+    if start.startswith(b"PK\x03\x04"):
+        if not zipfile.is_zipfile(path):
+            raise UnpickleError(
+                f"it is the beginning of a file of torch.save or NumPy, {size:,} bytes, whose rest "
+                "is missing; download it again"
+            )
+        names = zipfile.ZipFile(path).namelist()
+        if names and all(name.endswith(".npy") for name in names):
+            try:
+                return Contents(read_arrays(path, "arrays"))
+            except ValueError as error:
+                raise ConvertError(str(error)) from None
+        if not any(name.split("/", 1)[-1] == "data.pkl" for name in names):
+            stranger = strangers.describe_zip(names)
+            if stranger:
+                raise UnpickleError(stranger)
+        return Contents().add(torch_file.load_zip(path, size))
     legacy_magic = torch_file.LEGACY_MAGIC.to_bytes(10, "little")
-    is_legacy = start.startswith(b"\x80") and legacy_magic in start[:32]
-    if start.startswith(b"PK\x03\x04") or is_legacy:
-        contents = torch_file.load(path, size)
-    elif start.startswith(b"\x80"):
-        return nvidia_pickle.load(path)
-    elif start[257:262] == b"ustar":
-        raise UnpickleError(
-            "it is in the tar layout of PyTorch before 0.2; load and save it with a newer one"
-        )
-    else:
-        suffix = pathlib.Path(path).suffix or "a file without suffix"
-        raise UnpickleError(
-            f"it begins with {start[:8]!r} ({suffix}); expected a file of torch.save, a .pkl of "
-            "NVIDIA's PyTorch projects or a .npy"
-        )
-    tensors, values = {}, {}
-    _flatten(contents, "", tensors, values)
-    return tensors, values
+    if start.startswith(b"\x80") and legacy_magic in start[:32]:
+        return Contents().add(torch_file.load_legacy(path, size))
+    stranger = strangers.describe(path, start, size)
+    if stranger:
+        raise UnpickleError(stranger)
+    if start.startswith(b"\x80"):
+        contents = Contents().add(plain_pickle.load(path, size))
+        if not contents.tensors:
+            raise UnpickleError("it is a pickle without networks")
+        return contents
+    suffix = pathlib.Path(path).suffix or "a file without suffix"
+    raise UnpickleError(
+        f"it begins with {start[:8]!r} ({suffix}); expected a file of torch.save, a .pkl of "
+        "NVIDIA's PyTorch projects, a .npy or a .npz"
+    )
 
 
-def _flatten(value, name, tensors, values, depth=0):
-    if depth > _MAX_DEPTH:
-        raise UnpickleError(f"it is nested more than {_MAX_DEPTH} deep")
-    if type(value).__name__ == "Namespace":
-        value = vars(value)
-    if isinstance(value, list | tuple):
-        value = dict(enumerate(value))
-    if isinstance(value, dict):
-        for key, entry in value.items():
-            _flatten(entry, f"{name}/{key}" if name else str(key), tensors, values, depth + 1)
-    elif isinstance(value, bool | int | float | str | None):
-        values[name] = value
-    elif hasattr(value, "layout"):  # a tensor
-        if str(value.layout) != "torch.strided" or value.device.type != "cpu":
-            raise UnpickleError(f"{name} is a {value.layout} tensor on {value.device.type}")
-        tensors[name or "tensor"] = value
+def _strip_wrappers(checkpoint):
+    """Takes `module.` out of names, wherever a network was wrapped."""
+    for entries in (checkpoint.tensors, checkpoint.values):
+        wrapped = [name for name in entries if _WRAPPERS.search(name)]
+        if entries is checkpoint.tensors and wrapped:
+            shown = _WRAPPERS.search(wrapped[0])[0]
+            checkpoint.notes.append(
+                f"{shown!r} stripped from {len(wrapped)} names, which DataParallel or "
+                "torch.compile put there"
+            )
+        for name in wrapped:
+            plain = _WRAPPERS.sub("", name)
+            if plain not in entries:
+                entries[plain] = entries.pop(name)
+            elif entries is checkpoint.tensors:
+                raise checkpoint.error(f"it has both {name} and {plain}")

@@ -13,6 +13,7 @@ from e4e_jax.models.discriminator import Discriminator
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig, mean_latent
 
 _FILTER = np.outer([1, 3, 3, 1], [1, 3, 3, 1]).astype(np.float32) / 64
+_NOISE_SEED = 0
 _FILTERS = "FIR filters, constants of the code"
 
 
@@ -107,9 +108,26 @@ def read_rosinality_generator(checkpoint: Checkpoint) -> Generator:
     for name, value in rosinality_filters(generator).items():
         checkpoint.check_constant(name, value, _FILTERS)
     # `latent_avg` is filled in by `read_average` or `set_average`.
-    rows = rosinality_generator_rows(generator)
-    checkpoint.fill(generator, rows, {"latent_avg": 0.0})
+    rows, constants = rosinality_generator_rows(generator), {"latent_avg": 0.0}
+    if not checkpoint.has("noises."):
+        noises = _draw_noises(generator)
+        rows = [row for row in rows if row.path not in noises]
+        constants |= noises
+        checkpoint.note(
+            f"no noise images in the file, as before 2020-01-15: drawn from seed {_NOISE_SEED}"
+        )
+        checkpoint.metadata["noises"] = f"drawn from seed {_NOISE_SEED}; the source has none"
+    checkpoint.fill(generator, rows, constants)
     return generator
+
+
+def _draw_noises(generator: Generator) -> dict[str, np.ndarray]:
+    """Path -> noise image [y, x] of every convolution, N(0, 1) as that code draws its buffers."""
+    rng = np.random.default_rng(_NOISE_SEED)
+    return {
+        f"synthesis.convs.{i}.noise": rng.standard_normal(layer.noise.shape, np.float32)
+        for i, layer in enumerate(generator.synthesis.convs)
+    }
 
 
 def read_rosinality_discriminator(checkpoint: Checkpoint, config: GeneratorConfig) -> Discriminator:

@@ -29,6 +29,7 @@ CHECKOUTS = {
     "e4e": Checkout("omertov/encoder4editing", "editings/latent_editor.py"),
     "psp": Checkout("eladrich/pixel2style2pixel", "models/encoders/psp_encoders.py"),
     "restyle": Checkout("yuval-alaluf/restyle-encoder", "models/encoders/restyle_e4e_encoders.py"),
+    "hyperstyle": Checkout("yuval-alaluf/hyperstyle", "models/encoders/w_encoder.py"),
     "rosinality": Checkout("rosinality/stylegan2-pytorch", "op/upfirdn2d.py"),
     "stylegan2-ada": Checkout("NVlabs/stylegan2-ada-pytorch", "training/networks.py"),
     "stylegan3": Checkout("NVlabs/stylegan3", "training/networks_stylegan2.py"),

@@ -60,6 +60,7 @@ ROWS = {
         "restyle", 256, "ResNetBackboneEncoder", **_RESTYLE, **_CHURCH
     ),
     "restyle-psp-cars": _inverter_row("restyle", 512, "ResNetBackboneEncoder", **_RESTYLE, **_CARS),
+    "hyperstyle-w": _inverter_row("hyperstyle", 1024, "WEncoder", module="models.encoders.psp"),
     "rosinality": Row("rosinality", generators.rosinality),
     "nvidia": Row(
         "stylegan2-ada", functools.partial(generators.nvidia, module="training.networks")

@@ -31,7 +31,7 @@ def load_generator(name) -> models.GeneratorModel:
 
 
 def read_codes(name, model: models.GeneratorModel, out, flags):
-    """Codes of a latents.npz, or of images, which are inverted.
+    """Codes of a latents.npz or a projected_w.npz, or of images, which are inverted.
 
     Images that cannot be decoded are named on the screen and left out.
 
@@ -53,7 +53,7 @@ def read_codes(name, model: models.GeneratorModel, out, flags):
         if getattr(flags, flag) < lowest:
             raise ValueError(f"--{flag} is {getattr(flags, flag)}; expected at least {lowest}.")
     outputs.check_for_sheets(out)
-    if name.endswith(".npz"):
+    if name.endswith((".npz", ".pt", ".pth")):
         if os.path.realpath(os.path.join(out, "latents.npz")) == os.path.realpath(name):
             raise ValueError(f"{name} would be replaced; choose another folder for OUT.")
         names, codes = load_latents(name)

@@ -34,6 +34,7 @@ from e4e_jax.data.sources import Subset
 from e4e_jax.inversion import record
 from e4e_jax.runtime.files import read_arrays, write_arrays
 
+_OF_PYTORCH = (".pt", ".pth", ".pkl", ".npy")  # read by convert_weights, and not here
 _GRID_ROWS, _GRID_PAIRS = 8, 2  # input | inversion, twice in a row
 _WRITERS = 4  # threads that compress PNG files beside the device's work
 
@@ -261,13 +262,22 @@ def check_no_input(out, source, files: Sequence[str]) -> None:
 
 
 def load_latents(path) -> tuple[list[str], np.ndarray]:
-    """Names and codes w_plus [N, L, D] of a `latents.npz`.
+    """Names and codes w_plus [N, L, D] of a `latents.npz`, or of NVIDIA's `projected_w.npz`.
+
+    The latter has the codes of one image as `w`; their name is that of its folder and file.
 
     Raises:
       FileNotFoundError: there is no such file.
       ValueError: it is damaged, or holds something else; in one sentence.
     """
+    if os.path.splitext(path)[1] in _OF_PYTORCH:
+        raise ValueError(
+            f"{path} is no .npz file of latents; `python -m convert_weights {path} latents.npz` "
+            "makes one of codes that PyTorch saved."
+        )
     arrays = read_arrays(path, "latents")
+    if set(arrays) == {"w"}:
+        arrays = _name_codes(path, arrays["w"])
     if not {"names", "codes"} <= arrays.keys():
         raise ValueError(
             f"{path} holds {', '.join(arrays) or 'nothing'}; expected latents, which are arrays "
@@ -288,6 +298,14 @@ def load_latents(path) -> tuple[list[str], np.ndarray]:
         if not np.isfinite(code).all():
             raise ValueError(f"{path}: the codes of {name} are not finite numbers.")
     return names, codes
+
+
+def _name_codes(path, codes):
+    path = pathlib.Path(os.path.abspath(path))
+    codes = codes[None] if codes.ndim == 2 else codes
+    name = "_".join(part for part in (path.parent.name, path.stem) if part)
+    names = [name] if len(codes) == 1 else [f"{name}_{i:04}" for i in range(len(codes))]
+    return {"names": np.array(names, str), "codes": codes}
 
 
 def save_latents(path, names, codes) -> None:

@@ -49,8 +49,11 @@ def write_arrays(path, arrays: dict[str, np.ndarray]) -> None:
     Raises:
       OSError: the file cannot be written; in one sentence.
     """
-    with writing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
+    # As np.savez, which has arguments of its own that arrays cannot be named by ("file").
+    with writing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
 
 
 def read_arrays(path, what: str, only: Collection[str] | None = None) -> dict[str, np.ndarray]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import copyreg
-import io
 import math
 import pickle
 import sys
@@ -164,6 +163,20 @@ class Discriminator(StyleGAN):
 
 def write_pickle(path, networks, source="raise SystemExit('executed')"):
     """Pickles modules as NVIDIA's persistence does: their state beside `source`, their code."""
+    with _persistence(networks.values(), source) as easy_dict:
+        settings = easy_dict(path="faces.zip", resolution=16)
+        path.write_bytes(pickle.dumps({"training_set_kwargs": settings, **networks}))
+
+
+def save_whole(path, network, as_zip=True, source="raise SystemExit('executed')"):
+    """As PTI saves a tuned generator: the module itself, by torch.save."""
+    with _persistence([network], source):
+        torch.save(network, path, _use_new_zipfile_serialization=as_zip)
+
+
+@contextlib.contextmanager
+def _persistence(networks, source):
+    """Lets modules be pickled as NVIDIA's decorator does; gives the class of dicts."""
     with _nvidia_modules() as (reconstruct, easy_dict):
 
         def reduce(module):
@@ -171,15 +184,14 @@ def write_pickle(path, networks, source="raise SystemExit('executed')"):
             meta = {"type": "class", "version": 6, "module_src": source}
             return reconstruct, (meta | {"class_name": type(module).__name__, "state": state},)
 
-        buffer = io.BytesIO()
-        pickler = pickle.Pickler(buffer)
-        pickler.dispatch_table = copyreg.dispatch_table.copy()
-        for module in networks.values():
-            for part in module.modules():
-                pickler.dispatch_table[type(part)] = reduce
-        contents = {"training_set_kwargs": easy_dict(path="faces.zip", resolution=16), **networks}
-        pickler.dump(contents)
-    path.write_bytes(buffer.getvalue())
+        types_of_modules = {type(part) for network in networks for part in network.modules()}
+        before = dict(copyreg.dispatch_table)
+        copyreg.dispatch_table.update(dict.fromkeys(types_of_modules, reduce))
+        try:
+            yield easy_dict
+        finally:
+            copyreg.dispatch_table.clear()
+            copyreg.dispatch_table.update(before)
 
 
 @contextlib.contextmanager

@@ -101,6 +101,38 @@ def test_a_missing_average_is_the_mean_of_mapped_z(tmp_path, capsys):
     assert np.abs(np.asarray(model.latent_avg[0]) - w.mean(0).numpy()).max() < 6 * spread
 
 
+def test_noise_images_that_a_file_does_not_have_are_drawn_from_a_seed(tmp_path, capsys):
+    """As in rosinality's checkpoints from before 2020-01-15."""
+    generator = published.randomize(rosinality.Generator(16, WIDTH, LAYERS, channels))
+    state = generator.state_dict()
+    old = {name: tensor for name, tensor in state.items() if not name.startswith("noises.")}
+    checkpoint = {"g": old, "g_ema": old, "latent_avg": torch.randn(WIDTH)}
+    torch.save(checkpoint, tmp_path / "old.pt")
+    model = convert(tmp_path / "old.pt", tmp_path / "b")
+    assert "no noise images in the file" in capsys.readouterr().out
+    opened = bundle.load_bundle(tmp_path / "b")
+    assert opened.metadata["noises"] == "drawn from seed 0; the source has none"
+    noises, raw = (
+        [np.asarray(layer.noise[...]) for layer in opened.networks[name].synthesis.convs]
+        for name in ("generator", "generator_raw")
+    )
+    assert [noise.shape for noise in noises] == [(4, 4), (8, 8), (8, 8), (16, 16), (16, 16)]
+    assert 0.8 < np.std(np.concatenate([noise.ravel() for noise in noises])) < 1.2
+    for noise, same in zip(noises, raw, strict=True):
+        np.testing.assert_array_equal(noise, same)
+
+    # The same numbers every time, in the way back too, and the published network draws with them.
+    assert main([str(tmp_path / "b"), str(tmp_path / "back.pt"), "--to", "pytorch"]) == 0
+    back = torch.load(tmp_path / "back.pt", weights_only=True)["g_ema"]
+    generator.load_state_dict(back)
+    assert_generator_matches(model, generator)
+
+    del state["noises.noise_1"]
+    torch.save({"g_ema": state, "latent_avg": torch.randn(WIDTH)}, tmp_path / "torn.pt")
+    assert main([str(tmp_path / "torn.pt"), str(tmp_path / "c")]) == 1
+    assert "1 missing: g_ema/noises.noise_1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("clamp", [None, 0.8])
 def test_nvidia(tmp_path, clamp):
     generator = nvidia.Generator(16, WIDTH, LAYERS, channels, clamp)

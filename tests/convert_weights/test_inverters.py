@@ -1,4 +1,5 @@
 import argparse
+import pathlib
 
 import jax.numpy as jnp
 import numpy as np
@@ -64,6 +65,7 @@ def assert_same_state(actual, expected):
         ("psp", "GradualStyleEncoder", (32, 32), {"output_size": 32}),
         ("single_w", "SingleStyleCodeEncoder", (256, 256), {}),
         ("single_w", "BackboneEncoderUsingLastLayerIntoW", (256, 256), {"learn_in_w": True}),
+        ("single_w", "WEncoder", (256, 256), {"output_size": 32}),
     ],
 )
 def test_codes_and_images_match_torch_and_go_back(tmp_path, kind, encoder_type, size, options):
@@ -200,6 +202,37 @@ def test_namespaces_training_state_half_precision_and_the_older_file_layout(tmp_
     assert converted.metadata["options"] == {"encoder_type": "Encoder4Editing"}
     assert converted.metadata["sources"][0]["file"] == "old.pt"
     assert len(converted.metadata["sources"][0]["sha256"]) == 64
+
+
+def test_a_decoder_without_noise_images_and_names_of_data_parallel(tmp_path, capsys):
+    encoder = published.randomize(published.Encoder("e4e", STYLES, **SMALL))
+    options = {"encoder_type": "Encoder4Editing"}
+    checkpoint = make_checkpoint(encoder, make_decoder(), torch.randn(WIDTH), **options)
+    checkpoint["state_dict"] = {
+        f"module.{name}" if name.startswith("encoder.") else name: tensor
+        for name, tensor in checkpoint["state_dict"].items()
+        if not name.startswith("decoder.noises.")
+    }
+    checkpoint |= {"best_val_loss": torch.tensor(0.5), "global_step": np.int64(3)}
+    convert(checkpoint, tmp_path)
+    output = capsys.readouterr().out
+    assert "'module.' stripped from" in output and "no noise images in the file" in output
+    assert "1 tensors, bookkeeping of the training" in output
+    assert "noises" in bundle.load_bundle(tmp_path / "bundle").metadata
+
+
+def test_decoders_of_other_kinds_are_named(tmp_path, capsys):
+    encoder = published.randomize(published.Encoder("e4e", STYLES, **SMALL))
+    state = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    options = {"encoder_type": "ProgressiveBackboneEncoder", "exp_dir": pathlib.Path("runs")}
+    for name, sentence in [
+        ("decoder.synthesis.input.weight", "its decoder is a StyleGAN3 generator"),
+        ("decoder.synthesis.b4.const", "its decoder is a NVIDIA's generator"),
+    ]:
+        checkpoint = {"state_dict": state | {name: torch.zeros(4, 4)}, "opts": options}
+        torch.save(checkpoint, tmp_path / "a.pt")
+        assert main([str(tmp_path / "a.pt"), str(tmp_path / "b")]) == 1
+        assert sentence in capsys.readouterr().err
 
 
 def test_encoders_that_are_not_here_are_named(tmp_path, capsys):

@@ -258,3 +258,40 @@ def test_a_thousand_mutated_files(source):
     before = peak_memory()
     assert fuzz(source, 1000, seed=1) > 500
     assert peak_memory() - before < (1 << 30)
+
+
+def deep(opcodes, count=200_000):
+    """A pickle that nests a tuple in a tuple in a tuple ..., then `opcodes`."""
+    return b"\x80\x02}(" + b")" + b"\x85" * count + opcodes
+
+
+@pytest.mark.parametrize(
+    "data, sentence",
+    [
+        (deep(b"K\x01u."), "it has a key that is a tuple"),  # Python's hash of it overflows
+        (deep(b"K\x01d."), "it has a key that is a tuple"),
+        (b"\x80\x04\x8f(" + b")" + b"\x85" * 200_000 + b"\x90.", "it has a key that is a tuple"),
+        (b"\x80\x02cbuiltins\nset\n](" + b")" + b"\x85" * 200_000 + b"e\x85R.", "that is a tuple"),
+        # A list of two lists of two lists ...: 2^100 entries in a few bytes.
+        (b"\x80\x02]" + b"".join(b"q%c](h%ch%ce" % (i, i, i) for i in range(100)) + b".",
+         "nested more than"),
+        # A path that is joined with itself, and text that is encoded again and again.
+        (b"\x80\x02cpathlib\nPosixPath\nq\x00X\x02\x00\x00\x00ab"
+         + b"q\x01h\x00h\x01h\x01\x86R" * 64 + b".", "it makes more of its"),
+        (b"\x80\x02c_codecs\nencode\nq\x00X\x00\x10\x00\x00" + b"a" * 4096 + b"q\x01"
+         + b"h\x00h\x01\x85R" * 1000 + b".", "it makes more of its"),
+        # A state for a function of the table, and a call of what is none.
+        (b"\x80\x02ccollections\nOrderedDict\n}X\x01\x00\x00\x00aK\x01sb.", "a state to what has"),
+        (b"\x80\x02X\x01\x00\x00\x00a)R.", "it calls what is no function"),
+        (b"cos\nsystem\n(S'touch x'\ntR.", "begins with"),
+        (b"\x80\x02(S'touch x'\nios\nsystem\n.", "system, which no checkpoint needs"),
+        (b"\x80\x02(cos\nsystem\nS'touch x'\no.", "system, which no checkpoint needs"),
+        (b"\x80\x02cos\nsystem\nX\x01\x00\x00\x00x\x85R.", "system, which no checkpoint needs"),
+        (b"\x80\x02cnumpy\ndtype\nX\x02\x00\x00\x00O8\x85R.", "without networks"),
+        (b"\x80\x02\x82\x05.", "extension 5, which no checkpoint needs"),
+        (b"\x80\x02K\x01Q.", "data outside of itself"),
+    ],
+)  # fmt: skip
+def test_pickles_written_by_hand(tmp_path, capsys, data, sentence):
+    (tmp_path / "evil.pkl").write_bytes(data)
+    refused(capsys, tmp_path / "evil.pkl", sentence)
