@@ -7,6 +7,7 @@ if __name__ == "__main__":
 
 import argparse
 import os
+import textwrap
 import time
 
 from convert_weights import export, formats
@@ -35,24 +36,30 @@ def _convert(flags):
 def _parser():
     parser = argparse.ArgumentParser(
         prog="python -m convert_weights",
-        description="Turns a published checkpoint into a bundle for e4e_jax.load, and back.",
+        description="Turns a published checkpoint into a bundle for e4e_jax.load, and back; "
+        "directions and\ncodes of images into .npz files that `python -m e4e_jax` takes. Nothing "
+        "in a file is executed.",
+        epilog="formats:\n" + "\n".join(_format_lines()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "sources",
         nargs="+",
         metavar="SRC",
-        help="a .pt, .pth, .pkl or .npy file; several for LPIPS (trunk and linear weights) and "
-        "for directions; a bundle with --to pytorch",
+        help="a .pt, .pth, .pkl, .npy or .npz file; several for LPIPS (trunk and linear weights), "
+        "for directions and for codes; a bundle with --to pytorch",
     )
     parser.add_argument(
         "destination",
         metavar="DST",
-        help="the bundle's folder; a .npz file for directions; a .pt file with --to pytorch",
+        help="the bundle's folder; a .npz file for directions and codes; a .pt file with "
+        "--to pytorch",
     )
     parser.add_argument(
         "--format",
         choices=[*formats.FORMATS, *formats.ARRAYS],
-        help="what SRC is, where it is not found out rightly",
+        help="what SRC is, where it is not found out rightly; directions or latents, where a file "
+        "may be the direction of all layers or the codes of one image",
     )
     parser.add_argument("--to", choices=["bundle", "pytorch"], default="bundle")
     parser.add_argument(
@@ -61,6 +68,14 @@ def _parser():
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace what is at DST")
     return parser
+
+
+def _format_lines():
+    known = {name: form.description for name, form in formats.FORMATS.items()} | formats.ARRAYS
+    for name, description in known.items():
+        yield textwrap.fill(
+            description, 96, initial_indent=f"  {name:12}", subsequent_indent=" " * 14
+        )
 
 
 def _to_bundle(flags):

@@ -8,6 +8,7 @@ from convert_weights.unpickle import Array, Object, Tensor, UnpickleError
 _MAX_DEPTH = 32  # of published files: four dicts, and modules up to six deep
 _MAX_ENTRIES = 1_000_000  # parts may be shared, so that their number says nothing of the file
 _MAX_NAME = 1000
+_BESIDE = ("latent_avg", "opts")  # attributes of e4e's and pSp's module that their files have
 
 
 @dataclasses.dataclass
@@ -60,6 +61,8 @@ class Contents:
         for key, value in state.items():
             if isinstance(value, bool | int | float | str | None):
                 self.values[f"{before}{key}"] = value
+            elif not name and key in _BESIDE and not _is_module(value):
+                self.add(value, key, depth=depth + 1)
         for kind in ("_parameters", "_buffers", "_modules"):
             entries = state.get(kind) or {}
             if not isinstance(entries, dict):

@@ -37,16 +37,20 @@ def holds_codes(checkpoint: Checkpoint) -> bool:
     Raises:
       ConvertError: a tensor [1, L, D] that may be one or the other.
     """
-    if set(checkpoint.tensors) == {"w"} or {"names", "codes"} == set(checkpoint.tensors):
+    names, words = set(checkpoint.tensors), _words(checkpoint.name.rsplit(".", 1)[0])
+    if names == {"names", "codes"}:
         return True
-    if set(checkpoint.tensors) != {"tensor"}:
-        return False
-    array = checkpoint.tensors["tensor"]
+    arrays = list(checkpoint.tensors.values())
+    fit = all(x.ndim in (2, 3) and is_number_of_styles(x.shape[-2]) for x in arrays) and arrays
+    if len(arrays) == 1 and _words(*names) & _CODES:  # NVIDIA's "w", for one
+        return bool(fit)
+    if names != {"tensor"}:
+        return bool(fit and words & _CODES and len({x.shape[-2:] for x in arrays}) == 1)
+    (array,) = arrays
     if array.ndim == 3 and len(array) > 1:
         return True
-    if array.ndim not in (2, 3) or not is_number_of_styles(array.shape[-2]):
+    if not fit:
         return False
-    words = set(re.findall("[a-z]+", checkpoint.name.rsplit(".", 1)[0].lower()))
     if words & _CODES:
         return True
     if array.ndim == 2 or words & _DIRECTIONS or _has_unit_length(to_numpy(array)[0]):
@@ -55,6 +59,10 @@ def holds_codes(checkpoint: Checkpoint) -> bool:
         f"its shape is {list(array.shape)}: the direction of an edit, or the codes of one image; "
         "say which by --format directions or --format latents"
     )
+
+
+def _words(text):
+    return set(re.findall("[a-z]+", text.lower()))
 
 
 def is_number_of_styles(count: int) -> bool:
@@ -172,7 +180,7 @@ def _ganspace_arrays(checkpoint, stem, arrays):
 
 def _eigenvectors(checkpoint, stem, vectors):
     """rosinality's closed_form_factorization.py has them in columns."""
-    if vectors.ndim != 2 or vectors.shape[0] != vectors.shape[1] or not vectors.size:
+    if vectors.ndim != 2 or vectors.shape[0] < vectors.shape[1] or not vectors.size:
         raise checkpoint.error(f"eigvec has shape {list(vectors.shape)}; expected [D, D]")
     checkpoint.notes.append(
         f"SeFa's factors of {checkpoint.values.get('ckpt', 'a generator')}, the strongest first"

@@ -173,6 +173,10 @@ def _describe_stranger(checkpoint):
         )
     if any("synthesis.input." in name for name in checkpoint.tensors):
         return "it holds a StyleGAN3 generator; expected StyleGAN2"
+    if checkpoint.path.endswith(".npz") and all(
+        array.ndim in (1, 2) and array.dtype.kind == "f" for array in checkpoint.tensors.values()
+    ):
+        return "it is a .npz of directions already, as it seems, which the commands take as it is"
     if all(name.startswith(("mapper.", "state_dict/mapper.")) for name in checkpoint.tensors) and (
         checkpoint.tensors
     ):
@@ -317,13 +321,18 @@ def _convert_features(name, description, read, prefix="", left_out=()):
     return convert
 
 
-# What becomes one file of arrays, and no bundle.
-ARRAYS = ("directions", "latents")
+# What becomes one .npz file of arrays, and no bundle.
+ARRAYS = {
+    "directions": "editing directions of InterFaceGAN (.pt, .npy), of GANSpace (e4e's .pt or the "
+    ".npz of its own), or of SeFa (rosinality's factor.pt)",
+    "latents": "codes of images: e4e's latents.pt, PTI's pivots, NVIDIA's projected_w.npz",
+}
 
 # In the order in which they are tried.
 FORMATS = {
     "inverter": Format(
-        "an e4e, pSp or ReStyle .pt with encoder.* and decoder.*",
+        "an inverter of e4e, pSp, ReStyle or HyperStyle (its W encoder), with encoder.* and "
+        "decoder.*",
         lambda c: any(
             c.has(f"{root}encoder.{stem}.")
             for root in ("", "state_dict/")
@@ -332,12 +341,12 @@ FORMATS = {
         _convert_inverter,
     ),
     "rosinality": Format(
-        "a StyleGAN2 .pt of rosinality's with g_ema",
+        "StyleGAN2 of rosinality's code with g_ema, or its generator alone",
         lambda c: c.has("g_ema/"),
         _convert_rosinality,
     ),
     "nvidia": Format(
-        "a StyleGAN2 .pkl of NVIDIA's PyTorch projects with G_ema",
+        "StyleGAN2 of NVIDIA's PyTorch projects with G_ema, or its generator alone (PTI's, say)",
         lambda c: c.has("G_ema/"),
         _convert_nvidia,
     ),

@@ -233,7 +233,14 @@ class Unpickler(pickle._Unpickler):
         check_keys(self.stack)
         super().load_frozenset()
 
+    def _bytearray(self):
+        count = int.from_bytes(self.read(8), "little")
+        if count > self._size:  # pickle's own makes room for it first
+            raise UnpickleError(f"it declares {count:,} bytes in a file of {self._size:,}")
+        self.append(self.read(count))
+
     dispatch |= {
+        pickle.BYTEARRAY8[0]: _bytearray,
         pickle.REDUCE[0]: _reduce,
         pickle.NEWOBJ[0]: _newobj,
         pickle.NEWOBJ_EX[0]: _newobj_ex,

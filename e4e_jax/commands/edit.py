@@ -33,7 +33,9 @@ _GRID_ROWS = 16
 
 def add_edit(commands):
     parser = commands.add_parser("edit", help="edit codes or images along directions")
-    parser.add_argument("input", help="a latents.npz, or images: a folder, a file or a pattern")
+    parser.add_argument(
+        "input", help="a latents.npz (or projected_w.npz), or images: a folder, a file or a pattern"
+    )
     parser.add_argument("out", help="folder for strips, a grid and latents.npz")
     parser.add_argument("--model", default="toy", help="a bundle (default: toy)")
     parser.add_argument(

@@ -21,7 +21,8 @@ def add_interpolate(commands):
     parser = commands.add_parser("interpolate", help="go from each image to the next")
     parser.add_argument(
         "inputs", nargs="+", metavar="input",
-        help="a latents.npz, or images: a folder, a file or a pattern; two images in all, or more",
+        help="a latents.npz (or projected_w.npz), or images: a folder, a file or a pattern; two "
+        "images in all, or more",
     )  # fmt: skip
     parser.add_argument("out", help="folder for a grid, a row for each pair, and latents.npz")
     parser.add_argument("--model", default="toy", help="a bundle (default: toy)")

@@ -17,7 +17,8 @@ def add_mix(commands):
     parser = commands.add_parser("mix", help="give images some of the styles of others")
     parser.add_argument(
         "sources",
-        help="whose styles are taken: a latents.npz, or images: a folder, a file or a pattern",
+        help="whose styles are taken: a latents.npz (or projected_w.npz), or images: a folder, a "
+        "file or a pattern",
     )
     parser.add_argument("destinations", help="what the other styles are kept of, given likewise")
     parser.add_argument("out", help="folder for a grid and latents.npz")

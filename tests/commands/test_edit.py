@@ -51,6 +51,23 @@ def test_codes_move_along_the_direction(inverter, directions, tmp_path, capsys):
     assert decode_image(out / "grid.png").shape == (5 * 16, 4 * 16, 3)
 
 
+def test_codes_of_nvidia_s_projector_are_taken_and_those_of_pytorch_explained(
+    inverter, directions, tmp_path, capsys
+):
+    codes = np.random.default_rng(0).normal(size=(1, 6, 8)).astype(np.float32)
+    (tmp_path / "anna").mkdir()
+    np.savez(tmp_path / "anna" / "projected_w.npz", w=codes)
+    out, flags = tmp_path / "out", [f"--directions={directions}", "--edits", "all=3"]
+    assert run(tmp_path / "anna" / "projected_w.npz", out, inverter, *flags) == 0
+    names, edited = load_latents(out / "latents.npz")
+    assert names == ["anna_projected_w all=3"] and (out / "anna_projected_w.png").exists()
+    expected = codes + 3 * np.load(directions)["all"]
+    assert relative_error(edited, expected) < 1e-6
+    (tmp_path / "latents.pt").touch()
+    assert run(tmp_path / "latents.pt", out, inverter, *flags) == 1
+    assert "`python -m convert_weights" in capsys.readouterr().err
+
+
 def test_images_are_inverted_first_and_animated(inverter, images, tmp_path, capsys):
     out = tmp_path / "out"
     assert run(images, out, inverter, "--edits", "sefa_0=-2:2:4", "--gif") == 0

@@ -163,6 +163,16 @@ def test_modules_saved_whole(tmp_path, as_zip):
     assert found.values["epoch"] == 3
 
 
+def test_an_inverter_saved_whole_keeps_its_options_and_average(tmp_path):
+    network = torch.nn.Module()
+    network.encoder = torch.nn.Linear(2, 2)
+    network.latent_avg, network.opts = torch.ones(3), argparse.Namespace(encoder_type="x")
+    torch.save(network, tmp_path / "a.pt")
+    found = read(tmp_path / "a.pt")
+    assert set(found.tensors) == {"encoder.weight", "encoder.bias", "latent_avg"}
+    assert found.values["opts/encoder_type"] == "x"
+
+
 @pytest.mark.parametrize("as_zip", [True, False])
 def test_a_tuned_generator_of_pti_is_read_as_the_pickle_is(tmp_path, capsys, as_zip):
     generator = nvidia.Generator(8, 6, 2, channels, clamp=256)

@@ -14,7 +14,8 @@ def random_codes(count=3, dtype=torch.float32):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_latents_of_several_images(tmp_path, capsys, dtype):
+def test_latents_of_several_images(tmp_path, capsys, monkeypatch, dtype):
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda _: "cuda:0")  # where they lay
     codes = random_codes(dtype=dtype)
     torch.save(codes, tmp_path / "latents.pt")
     assert main([str(tmp_path / "latents.pt"), str(tmp_path / "l.npz")]) == 0
@@ -37,6 +38,12 @@ def test_pivots_of_several_files(tmp_path, capsys):
     assert names == ["anna_0", "ben_0"]
     np.testing.assert_array_equal(found, random_codes()[:2])
 
+    torch.save({"latents": random_codes()}, tmp_path / "x.pt")
+    assert main([str(tmp_path / "x.pt"), out, "--overwrite"]) == 0
+    assert load_latents(out)[0] == ["x_0000", "x_0001", "x_0002"]
+    torch.save(list(random_codes()), tmp_path / "inverted.pt")
+    assert main([str(tmp_path / "inverted.pt"), out, "--overwrite"]) == 0
+    np.testing.assert_array_equal(load_latents(out)[1], random_codes())
     torch.save({"a/x.jpg": random_codes()[0], "y.jpg": random_codes()[1:2]}, tmp_path / "named.pt")
     assert main([str(tmp_path / "named.pt"), out, "--format", "latents", "--overwrite"]) == 0
     assert load_latents(out)[0] == ["x.jpg", "y.jpg"]

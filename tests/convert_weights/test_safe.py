@@ -290,6 +290,7 @@ def deep(opcodes, count=200_000):
         (b"\x80\x02cnumpy\ndtype\nX\x02\x00\x00\x00O8\x85R.", "without networks"),
         (b"\x80\x02\x82\x05.", "extension 5, which no checkpoint needs"),
         (b"\x80\x02K\x01Q.", "data outside of itself"),
+        (b"\x80\x05\x96" + (1 << 45).to_bytes(8, "little") + b"x.", "it declares 35,184,372,"),
     ],
 )  # fmt: skip
 def test_pickles_written_by_hand(tmp_path, capsys, data, sentence):
