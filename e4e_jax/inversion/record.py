@@ -20,7 +20,7 @@ import numpy as np
 
 from e4e_jax.data import outputs
 from e4e_jax.data.names import check_names, check_places, place, settle
-from e4e_jax.runtime.files import read_arrays, write_arrays, writing
+from e4e_jax.runtime.files import read_arrays, remove_leftovers, write_arrays, writing
 
 _OWN_FILES = (outputs.GRID, outputs.LATENTS, outputs.INVERSION, f"{outputs.PARTS}/part.npz")
 _LARGEST_SETTINGS = 2**20  # bytes
@@ -74,6 +74,8 @@ def begin(out, settings: Mapping[str, Any]) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"{out} cannot be made: {error.strerror or error}.") from error
+    for folder in (out, out / outputs.PARTS):
+        remove_leftovers(folder)
     if _read_settings(out) is None:  # new, or damaged when a disk was full
         with writing(place(out, outputs.INVERSION)) as temporary:
             temporary.write_text(json.dumps(settings, indent=2) + "\n")

@@ -5,8 +5,10 @@ import json
 import math
 import os
 import pathlib
+import re
 import secrets
 import stat
+import time
 import warnings
 import zipfile
 from collections.abc import Collection, Iterator
@@ -16,6 +18,8 @@ import numpy as np
 
 # What an archive unpacks to at most: codes and images shrink by little, a bomb by a thousand.
 _FREE_BYTES, _LARGEST_RATIO = 64 * 2**20, 50
+_TEMPORARY = re.compile(r"\.([0-9]{1,9})-[0-9a-f]{8}\.tmp(\..*)?")
+_LEFT_SECONDS = 300
 _LONGEST_JSON = 16 * 2**20  # bytes
 
 
@@ -43,17 +47,48 @@ def writing(path) -> Iterator[pathlib.Path]:
         raise
 
 
+def remove_leftovers(folder) -> None:
+    """Removes what processes that were killed while `writing` have left in a folder.
+
+    Only files of processes that are not there (any more) and that are some minutes old: another
+    machine may be writing to the same folder.
+    """
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            name = _TEMPORARY.fullmatch(entry.name)
+            if name and not _is_alive(int(name[1])):
+                with contextlib.suppress(OSError):
+                    age = time.time() - entry.stat(follow_symlinks=False).st_mtime
+                    if age > _LEFT_SECONDS:
+                        os.unlink(entry.path)
+
+
+def _is_alive(process):
+    if os.name == "nt":  # where a signal of 0 is Ctrl-C
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def write_arrays(path, arrays: dict[str, np.ndarray]) -> None:
     """Writes a .npz file of named arrays, whole or not at all.
 
     Raises:
       OSError: the file cannot be written; in one sentence.
     """
-    # As np.savez, which has arguments of its own that arrays cannot be named by ("file").
-    with writing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
+    kept = arrays.keys() & {"file", "allow_pickle"}  # by np.savez, for arguments of its own
+    with writing(path) as temporary:
+        with open(temporary, "wb") as file:
+            np.savez(file, **{name: array for name, array in arrays.items() if name not in kept})
+        for name in sorted(kept):
+            with zipfile.ZipFile(temporary, "a") as archive:
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, np.asanyarray(arrays[name]), allow_pickle=False)
 
 
 def read_arrays(path, what: str, only: Collection[str] | None = None) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 import io
 import os
 import struct
+import subprocess
 import tracemalloc
 import zipfile
 
@@ -189,3 +190,31 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
     for path in (tmp_path / "file" / "a.npz", "a\0b"):
         with pytest.raises((FileNotFoundError, ValueError), match="file of codes"):
             files.read_arrays(path, "codes")
+
+
+def test_what_killed_processes_left_is_removed(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    names = {
+        f".{ended.pid}-0123abcd.tmp.png": True, f".{os.getpid()}-0123abcd.tmp.png": False,
+        ".123-0123abcd.png": False, "a.png": False, f".{ended.pid}-89abcdef.tmp": True,
+    }  # fmt: skip
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    files.remove_leftovers(tmp_path)  # all young
+    assert {path.name for path in tmp_path.iterdir()} == {*names}
+    for name in names:
+        os.utime(tmp_path / name, (0, 0))
+    files.remove_leftovers(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {name for name, removed in names.items() if not removed}
+    files.remove_leftovers(tmp_path / "nowhere")
+
+
+def test_arrays_may_have_the_names_of_arguments(tmp_path):
+    arrays = {"file": np.arange(3), "x": np.ones(2), "allow_pickle": np.zeros((2, 2), np.float32)}
+    files.write_arrays(tmp_path / "a.npz", arrays)
+    found = files.read_arrays(tmp_path / "a.npz", "arrays")
+    assert found.keys() == arrays.keys() and os.listdir(tmp_path) == ["a.npz"]
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
