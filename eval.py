@@ -81,8 +81,8 @@ def _main(argv):
     from e4e_jax.training import parallel
 
     set_up()
-    parallel.initialize_distributed()
-    _evaluate(config)
+    with parallel.all_hosts():
+        _evaluate(config)
 
 
 def _evaluate(config):
@@ -211,6 +211,7 @@ def _edits(config, model):
 
 def _model_passes(config, requests, model, model_key):
     """The networks of an inverter or a generator, and the ways through its images."""
+    from e4e_jax.data.same_on_hosts import check_same_on_hosts
     from e4e_jax.data.sources import ImageFolder
     from e4e_jax.metrics import passes
     from e4e_jax.training.run import build_source
@@ -219,6 +220,7 @@ def _model_passes(config, requests, model, model_key):
         source = ImageFolder(os.path.expanduser(_IMAGES.value))
     else:
         source = build_source(config.data, held_out=True)
+    check_same_on_hosts(source, "images")
     batch_size = _global_batch_size()
     if hasattr(model, "encode"):
         inversions = passes.inversion_pass(
@@ -249,6 +251,7 @@ def _model_passes(config, requests, model, model_key):
 
 def _folder_passes(requests):
     """The ways through the images of two folders: each by itself, and in pairs if need be."""
+    from e4e_jax.data.same_on_hosts import check_same_on_hosts
     from e4e_jax.data.sources import ImageFolder
     from e4e_jax.metrics import passes
 
@@ -260,6 +263,8 @@ def _folder_passes(requests):
     measured, reference = (
         ImageFolder(os.path.expanduser(path)) for path in (_IMAGES.value, _AGAINST.value)
     )
+    check_same_on_hosts(measured, "images")
+    check_same_on_hosts(reference, "reference images")
     if _SIZE.value:
         size = _parse_size(_SIZE.value)
     else:

@@ -1,6 +1,14 @@
 """Trains an encoder, a generator or the toy features: python train.py [--config=configs/ffhq.py].
 
 Without arguments it trains e4e on the built-in toy domain.
+
+On several hosts start one process each, with the same --workdir on a disk that all see:
+
+  python train.py --coordinator=HOST0:1234 --num_processes=2 --process_id=0   (and 1 on the other)
+
+A host that comes late is waited for. Where one ends, all end within a minute: that one with its
+own exit code (1 for a mistake), the others with 75, "start all again": it may work the next time.
+SIGTERM to one of them stops all at the same step, saved, with code 0.
 """
 
 from e4e_jax.runtime import program
@@ -41,8 +49,9 @@ def main(argv):
 
     set_up(memory_first=_are_large(config.data.image_size))
     workdir = os.path.abspath(_WORKDIR.value or os.path.join("runs", config.name))
-    parallel.initialize_distributed(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    loop.train(config, workdir)
+    hosts = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    with parallel.all_hosts(*hosts, advice="start all again with the same work directory"):
+        loop.train(config, workdir)
 
 
 def _are_large(size):

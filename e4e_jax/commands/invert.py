@@ -53,7 +53,11 @@ def _run(flags):
         lowest = 1 if name == "batch_size" else 0
         if getattr(flags, name) < lowest:
             raise ValueError(f"--{name} is {getattr(flags, name)}; expected at least {lowest}.")
-    parallel.initialize_distributed()
+    with parallel.all_hosts(advice="start all again with the same OUT"):
+        _invert_all(flags)
+
+
+def _invert_all(flags):
     source = open_images(flags.images, without=flags.out)
     check_output(flags.out, source)
     model = models.load(flags.model)

@@ -7,6 +7,7 @@ may name its images (`names`, a sequence as long as the source) and may know wha
 """
 
 import collections
+import contextlib
 import functools
 import glob
 import logging
@@ -277,6 +278,15 @@ class TfdsImages:
 
     def __len__(self):
         return len(self._data_source)
+
+    def fingerprint(self):
+        """What is to be the same on all hosts, see `same_on_hosts`."""
+        info = self._data_source.dataset_info
+        found = {"data set": info.full_name, "number of images": len(self)}
+        with contextlib.suppress(OSError):  # not on a disk
+            for file in os.scandir(info.data_dir):
+                found[file.name] = f"{file.stat().st_size} bytes"
+        return found
 
     def __getitem__(self, index):
         encoded = self._data_source[index]["image"]

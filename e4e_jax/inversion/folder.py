@@ -11,7 +11,6 @@ import hashlib
 import logging
 import os
 import pathlib
-import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,9 +29,11 @@ from e4e_jax.data.images import (
 )
 from e4e_jax.data.names import check_names, check_places, distinct, place, settle
 from e4e_jax.data.pipeline import make_pipeline
+from e4e_jax.data.same_on_hosts import check_same_on_hosts
 from e4e_jax.data.sources import Subset
 from e4e_jax.inversion import record
 from e4e_jax.runtime.files import read_arrays, write_arrays
+from e4e_jax.runtime.hosts import gather_json
 
 _OF_PYTORCH = (".pt", ".pth", ".pkl", ".npy")  # read by convert_weights, and not here
 _GRID_ROWS, _GRID_PAIRS = 8, 2  # input | inversion, twice in a row
@@ -105,11 +106,11 @@ def invert_folder(
         should go; in one sentence.
       ImageError: too many images could not be decoded, or the disk takes no more.
     """
+    check_same_on_hosts(source, "images")  # they are shared by number
     out, source = pathlib.Path(out), _Noted(source)
     record.check_settings(out, settings)
     if jax.process_index() == 0:
         record.begin(out, settings)
-    _check_same_names(source.names)
     before = record.finished(out)
     files = output_names(source.names, before)
     check_places(out, files)
@@ -159,7 +160,7 @@ def invert_folder(
                 if bar:
                     bar.update(step, {})
             bad |= batches.bad_images
-    count = _over_hosts(len(todo) - len(bad))
+    count = int(_over_hosts(len(todo) - len(bad)))
     if jax.process_index() == 0:
         record.merge(out, settings)
         _write_grid(out, source, image_size)
@@ -211,22 +212,8 @@ def _are_done(out, source, files, before) -> np.ndarray:
 
 def _over_hosts(numbers):
     """The sum of the hosts' numbers; none goes on before all have come here."""
-    if jax.process_count() == 1:
-        return numbers
-    from jax.experimental import multihost_utils
-
-    return multihost_utils.process_allgather(np.asarray(numbers)).sum(axis=0)
-
-
-def _check_same_names(names):
-    """Several hosts must see the same files, since they share them by number."""
-    if jax.process_count() == 1:
-        return
-    from jax.experimental import multihost_utils
-
-    seen = np.asarray(zlib.crc32("\n".join(names).encode()))
-    if len(set(multihost_utils.process_allgather(seen).tolist())) > 1:
-        raise ValueError("the hosts see different images; expected the same files on all of them.")
+    values = gather_json(np.asarray(numbers).tolist(), "the folder of inversions")
+    return np.sum(values, axis=0)
 
 
 def output_names(names: Sequence[str], before: dict[str, record.Inversion]) -> list[str]:

@@ -13,11 +13,11 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, PartitionSpec
 
 from e4e_jax.metrics.cache import Cache
 from e4e_jax.metrics.fid import FeatureStatistics
+from e4e_jax.runtime.hosts import gather_arrays, gather_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +137,7 @@ def compute_columns(
     kept = {}
     for name, column in columns.items():
         found = None if keys[name] is None else cache.get(keys[name])
-        if _same_on_all_hosts(found is not None):
+        if gather_json(found is not None)[0]:  # the first host's answer
             kept[name] = None if found is None else column.keep.merged([found])
 
     missing = [
@@ -224,26 +224,14 @@ def _joined(keep, parts, merged):
     return {name: np.asarray(value) for name, value in vars(merged).items()}
 
 
-def _same_on_all_hosts(flag: bool) -> bool:
-    """The first host's answer."""
-    if jax.process_count() == 1:
-        return flag
-    return bool(multihost_utils.broadcast_one_to_all(np.array(flag)))
-
-
 def _from_all_hosts(arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     """The arrays of every host, bit for bit: JAX's own gathering would round float64."""
     if jax.process_count() == 1:
         return [arrays]
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    data = np.frombuffer(buffer.getvalue(), np.uint8)
-    sizes = np.asarray(multihost_utils.process_allgather(np.array(len(data))))
-    padded = np.zeros(sizes.max(), np.uint8)
-    padded[: len(data)] = data
-    gathered = np.asarray(multihost_utils.process_allgather(padded))
     parts = []
-    for row, size in zip(gathered, sizes, strict=True):
-        with np.load(io.BytesIO(row[:size].tobytes())) as archive:
+    for data in gather_arrays(np.frombuffer(buffer.getvalue(), np.uint8)):
+        with np.load(io.BytesIO(data.tobytes())) as archive:
             parts.append({name: archive[name] for name in archive.files})
     return parts

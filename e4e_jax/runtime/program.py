@@ -84,6 +84,10 @@ def begin(name: str) -> None:
     second signal. Nothing that an interrupted library has to say is shown.
     """
     _interrupts.watch(name)
+    if _is_one_of_several(sys.argv, os.environ):
+        # Where a host ends, the native libraries of the others have pages to say about it, and we
+        # one sentence, see `watch`. JAX reads this when it is imported.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def end(code: int) -> None:
@@ -221,6 +225,17 @@ class _Interrupts:
 
 
 _interrupts = _Interrupts()
+
+
+def _is_one_of_several(arguments, environment):
+    """Whether this process was probably started as one of several hosts."""
+    names = {"COORDINATOR_ADDRESS", "JAX_COORDINATOR_ADDRESS"}
+    launched = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+    return (
+        any(a.lstrip("-").startswith("coordinator") for a in arguments)
+        or bool(names & environment.keys())
+        or any(environment.get(name, "1") != "1" for name in launched)
+    )
 
 
 def _explain(error) -> str | None:

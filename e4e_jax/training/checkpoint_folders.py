@@ -10,7 +10,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from e4e_jax.runtime import checksums
-from e4e_jax.training.hosts import on_any_host
+from e4e_jax.runtime.hosts import on_any_host
 
 ARRAYS, DESCRIPTION = "state", "run"  # the two items of a checkpoint
 

@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from e4e_jax.runtime import checksums
+from e4e_jax.runtime.hosts import gather_json, wait_for_hosts
 from e4e_jax.training.checkpoint_folders import (
     ARRAYS,
     DESCRIPTION,
@@ -30,7 +31,6 @@ from e4e_jax.training.checkpoint_folders import (
     read_json,
     without_traces,
 )
-from e4e_jax.training.hosts import gather_json, wait_for_hosts
 from e4e_jax.training.state_arrays import (
     abstract_array,
     compare,

@@ -13,7 +13,7 @@ import time
 import jax
 
 from e4e_jax.runtime import program
-from e4e_jax.training.hosts import on_any_host
+from e4e_jax.runtime.hosts import CommonStop
 
 
 class NonFiniteLoss(program.Failure, ArithmeticError):
@@ -44,14 +44,15 @@ class StopSignal:
     """
 
     _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-    _AGREE_EVERY = 16
 
     def __init__(self):
         self.interrupted = False  # by Ctrl-C
         self.received = False  # by this host
         self._cutting = False
         self._agreed = False
-        self._asked = 0
+        self._common = None
+        if jax.process_count() > 1:
+            self._common = CommonStop.of_all_hosts(self._follow)
         self._previous = {}
 
     def __enter__(self):
@@ -68,20 +69,23 @@ class StopSignal:
         if self._previous:
             self._taken.__exit__(None, None, None)
         self._previous = {}
+        self.close()
+
+    def close(self) -> None:
+        """No more questions come; to be called once the context was left, or is not entered."""
+        if self._common:
+            self._common.close()
 
     @property
     def requested(self) -> bool:
-        """Whether the run should save and end.
+        """Whether the run should save and end; asked before each step.
 
-        On several hosts all ask equally often, and get the same answer: a signal to one of them
-        is known to all after at most 16 questions.
+        On several hosts all ask equally often, and get yes at the same question: a signal to one
+        of them is known to all at once, and none goes further than the one that is furthest.
         """
         if not self._agreed:
-            if jax.process_count() == 1:
-                self._agreed = self.received
-            elif self._asked % self._AGREE_EVERY == 0:
-                self._agreed = on_any_host(self.received)
-            self._asked += 1
+            common = self._common
+            self._agreed = common.reached(self.received) if common else self.received
         return self._agreed
 
     @contextlib.contextmanager
@@ -94,7 +98,13 @@ class StopSignal:
             finally:
                 self._cutting = False
         except _CutShort:
-            pass
+            if self._common:
+                self._common.request()  # the others leave theirs, too
+
+    def _follow(self):
+        """Another host has got a signal; in a thread, before the next question is answered."""
+        if self._cutting:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _receive(self, number, frame):
         del frame

@@ -70,6 +70,7 @@ def run_loop(run: Run, config, mesh, workdir: str) -> None:
             hooks.ProgressBar(config.total_steps, config.batch_size, first_step=step)
         )
         stop = hooks.StopSignal()
+        stack.callback(stop.close)
         if restored is not None:
             progress.write(f"Going on from {checkpoints.path(step)}.")
         saved = Saved(checkpoints, step if restored is not None else None)

@@ -5,15 +5,20 @@ out (`jax.lax.pmean` of gradients and metrics). `parallelize` maps it with `jax.
 `jax.pmap` maps the very same function to the same numbers.
 """
 
+import contextlib
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from e4e_jax.runtime import hosts
+from e4e_jax.runtime.join import join, together
 
 AXIS = "data"
 REPLICATED = PartitionSpec()  # the same on every device
@@ -32,13 +37,18 @@ def initialize_distributed(
     NUM_PROCESSES and PROCESS_ID (each also with the prefix JAX_). A single process without any
     of these goes on alone, and so does one with `num_processes` 1.
 
+    A host that comes late is waited for, up to five minutes. From then on the end of one host
+    ends the others with one sentence and the exit code 75, see `runtime.watch`.
+
     Args:
       coordinator_address: "host:port" of process 0, reachable from all.
       num_processes: how many processes there are.
       process_id: this one's number, from 0.
 
     Raises:
-      ValueError: some of the three are given, others are missing, and no launcher fills them in.
+      ValueError: some of the three are given, others are missing, and no launcher fills them in;
+        or one of them is no good; or the hosts have different numbers of devices.
+      OSError: the port is taken, or a host does not come.
     """
     given = {
         "coordinator_address": coordinator_address or _environment("COORDINATOR_ADDRESS"),
@@ -49,7 +59,7 @@ def initialize_distributed(
         return
     missing = [name for name, value in given.items() if value is None]
     if not missing or _started_by_launcher():
-        jax.distributed.initialize(**given)
+        join(*given.values())
     elif len(missing) < len(given):
         raise ValueError(
             "Several hosts need COORDINATOR_ADDRESS, NUM_PROCESSES and PROCESS_ID, as arguments or "
@@ -57,9 +67,53 @@ def initialize_distributed(
         )
     elif _on_tpu_host():
         try:
-            jax.distributed.initialize()
+            join(None, None, None)
         except ValueError:  # JAX found no pod that this TPU is part of
             pass
+    if jax.process_count() > 1:
+        _connect()
+
+
+@contextlib.contextmanager
+def all_hosts(
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    advice: str = "start all again",
+) -> Iterator[None]:
+    """`initialize_distributed` for a whole program: the block runs on all hosts, or on none.
+
+    Args:
+      coordinator_address, num_processes, process_id: as there.
+      advice: what the others are told to do when one host ends.
+    """
+    initialize_distributed(coordinator_address, num_processes, process_id)
+    with together(advice):
+        yield
+
+
+def _connect():
+    """Connects the devices of all hosts while no host has anything else to do.
+
+    Processors give up a first collective of the hosts after 30 seconds; later ones wait. Those of
+    a step span all devices, those of `multihost_utils` one device of each host.
+    """
+    counts = hosts.gather_json(jax.local_device_count())
+    if len(set(counts)) > 1:
+        other = next(i for i, count in enumerate(counts) if count != counts[0])
+        raise ValueError(
+            f"host 0 has {counts[0]} devices and host {other} has {counts[other]}; expected the "
+            "same number on all."
+        )
+    if jax.default_backend() == "cpu":
+        multihost_utils.sync_global_devices("connected")
+        mesh = make_mesh()
+        one = put_batch(np.zeros(jax.local_device_count(), np.float32), mesh)
+        total = jax.shard_map(
+            lambda x: jax.lax.psum(x, AXIS), mesh=mesh, in_specs=PER_DEVICE, out_specs=REPLICATED
+        )
+        jax.block_until_ready(jax.jit(total)(one))
 
 
 def _environment(name):
@@ -137,7 +191,26 @@ def parallelize(step: Callable, mesh: Mesh, *, state_specs: Any = REPLICATED) ->
         )
         return mapped(state, batch, *scalars)
 
-    return jax.jit(whole, donate_argnums=0)
+    compiled = jax.jit(whole, donate_argnums=0)
+    return compiled if jax.process_count() == 1 else _meeting_first(compiled)
+
+
+def _meeting_first(function):
+    """The hosts meet between compilation and first call: a cache may serve one and not the other.
+
+    No device has to wait for as long as a compilation takes, which not all of them do.
+    """
+    met = False
+
+    def call(*arguments):
+        nonlocal met
+        if not met:
+            function.lower(*arguments).compile()  # JAX keeps it for the call
+            hosts.wait_for_hosts("the first training step, which each of them compiles")
+            met = True
+        return function(*arguments)
+
+    return call
 
 
 def _map_per_device(function, specs, tree):

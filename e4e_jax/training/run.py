@@ -17,6 +17,7 @@ import optax
 
 from e4e_jax.data.images import ImageError, resize_image, to_float
 from e4e_jax.data.pipeline import Pipeline, make_pipeline
+from e4e_jax.data.same_on_hosts import check_same_on_hosts
 from e4e_jax.data.sources import ImageFolder, tfds_source
 from e4e_jax.toy.faces import ToyFaces
 from e4e_jax.training.config_table import check_source
@@ -79,8 +80,10 @@ def build_source(data, *, held_out: bool):
 def training_batches(config, *, with_factors=False) -> Pipeline:
     """Endless shuffled batches of this host."""
     data = config.data
+    source = build_source(data, held_out=False)
+    check_same_on_hosts(source, "training images")
     return make_pipeline(
-        build_source(data, held_out=False),
+        source,
         batch_size=config.batch_size,
         image_size=tuple(data.image_size),
         seed=config.seed,
@@ -107,6 +110,7 @@ def held_out_images(config) -> tuple[np.ndarray, np.ndarray | None]:
             f"config.data.num_validation is {data.num_validation}; expected at least 1 image."
         )
     source = build_source(data, held_out=True)
+    check_same_on_hosts(source, "held-out images")
     with_factors = hasattr(source, "factors")
     batches = make_pipeline(
         source,

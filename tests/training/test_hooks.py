@@ -9,7 +9,9 @@ import time
 
 import numpy as np
 import pytest
+from key_value_store import Store
 
+from e4e_jax.runtime.hosts import CommonStop
 from e4e_jax.training import hooks, logs
 
 
@@ -33,6 +35,31 @@ def test_sigterm_becomes_a_flag_within_the_context_only():
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.requested and stop.requested
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_to_another_host_cuts_this_one_short_as_well(monkeypatch):
+    store, stops = Store(), []
+
+    def of_all_hosts(follow):
+        return CommonStop(store, len(stops), 2, "stop", follow)
+
+    monkeypatch.setattr(hooks.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(hooks.CommonStop, "of_all_hosts", of_all_hosts)
+    for _ in range(2):
+        stops.append(hooks.StopSignal())
+    here, there = stops
+    with here:
+        assert not here.requested and not there.requested
+        with here.cuts_short():
+            there.received = True
+            thread = threading.Thread(target=lambda: there.requested)
+            thread.start()
+            time.sleep(60)
+            raise AssertionError("it should have been cut short")
+        assert here.received and here.requested
+        thread.join()
+        assert there.requested
+        there.close()
 
 
 def test_second_interrupt_interrupts(capfd, request):
