@@ -12,16 +12,16 @@ line is `program.end(main())`, and `main` calls `run`.
 """
 
 import contextlib
-import ctypes
-import logging
 import math
 import os
 import signal
-import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+
+# Modules that take their time are imported where they are needed: until `begin` has been called,
+# Ctrl-C shows a stack.
 
 FAILED = 1
 # What ends a program, as a shell numbers it.
@@ -70,6 +70,8 @@ def run(name: str, body: Callable[[], int | None], *, several_lines: bool = Fals
             return FAILED
         if not (reason := _explain(error)):
             raise
+        import logging
+
         logging.getLogger(__name__).debug("What failed:", exc_info=True)
         for line in reason.splitlines() if several_lines else [reason]:
             _say(name, line)
@@ -150,15 +152,18 @@ class _Interrupts:
         ours = [n for n in _SIGNALS if signal.getsignal(n) not in (signal.SIG_IGN, None)]
         for number in ours:  # those that a shell has switched off for a background job stay off
             signal.signal(number, self._notice)
+        for hook in ("excepthook", "unraisablehook"):
+            setattr(sys, hook, self._silenced(hook, getattr(sys, hook)))
+        threading.excepthook = self._silenced("thread", threading.excepthook)
+
+        import socket  # Windows takes no pipe
+
         reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         if hasattr(os, "register_at_fork"):  # a child's signals are not ours
             os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
         threading.Thread(target=self._wait, args=(reader,), daemon=True).start()
-        for hook in ("excepthook", "unraisablehook"):
-            setattr(sys, hook, self._silenced(hook, getattr(sys, hook)))
-        threading.excepthook = self._silenced("thread", threading.excepthook)
 
     def end_process(self):
         """Says the line and is gone: what a library does at exit could fail, or wait."""
@@ -183,7 +188,8 @@ class _Interrupts:
         if not self.received:
             self.received = True
             self.code, self._text = _SIGNALS[number]
-            logging.disable(logging.CRITICAL)
+            if "logging" in sys.modules:
+                sys.modules["logging"].disable()
 
     def _wait(self, reader):
         """The thread: every signal is a byte."""
@@ -204,6 +210,8 @@ class _Interrupts:
         if self._noticed.wait(_UNNOTICED):
             deadline = time.monotonic() + _TIDYING
             if self._lost.wait(_TIDYING):  # the exception went where nobody can catch it: again
+                import ctypes
+
                 self._lost.clear()
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(
                     ctypes.c_ulong(self._main), ctypes.py_object(KeyboardInterrupt)

@@ -41,13 +41,16 @@ class StopSignal:
 
     A second Ctrl-C interrupts as usual. Outside the main thread, which alone gets signals, the
     flag stays down.
+
+    Attributes:
+      received: whether this host has got a signal, whatever the others have.
+      interrupted: whether it was Ctrl-C.
     """
 
     _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self):
-        self.interrupted = False  # by Ctrl-C
-        self.received = False  # by this host
+        self.interrupted = self.received = False
         self._cutting = False
         self._agreed = False
         self._common = None
