@@ -14,6 +14,7 @@ from e4e_jax.commands.edit import add_edit
 from e4e_jax.commands.interpolate import add_interpolate
 from e4e_jax.commands.invert import add_invert
 from e4e_jax.commands.mix import add_mix
+from e4e_jax.commands.numbers import check_numbers
 from e4e_jax.commands.toy import add_toy
 from e4e_jax.process import set_up
 
@@ -25,8 +26,13 @@ def main(arguments=None) -> int:
     for add_command in COMMANDS:
         add_command(commands)
     flags = parser.parse_args(arguments)
-    set_up()
-    return program.run("e4e_jax", lambda: flags.run(flags))
+
+    def run():
+        check_numbers(flags)
+        set_up()
+        return flags.run(flags)
+
+    return program.run("e4e_jax", run)
 
 
 def add_info(commands):

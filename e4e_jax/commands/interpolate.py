@@ -33,8 +33,6 @@ def add_interpolate(commands):
 
 
 def _run(flags):
-    if flags.frames < 2:
-        raise ValueError(f"--frames is {flags.frames}; expected at least 2.")
     model = load_generator(flags.model)
     names, codes = [], []
     for name in flags.inputs:

@@ -105,8 +105,8 @@ def _invert_all(flags):
 
 def _reads_faces(name) -> bool:
     """Whether the encoder was trained on aligned faces, as its published options say."""
-    options = bundle.read_description(bundle.resolve(name))["metadata"].get("options", {})
-    return str(options.get("dataset_type", "")).startswith("ffhq")
+    options = bundle.read_description(bundle.resolve(name))["metadata"].get("options")
+    return isinstance(options, dict) and str(options.get("dataset_type")).startswith("ffhq")
 
 
 def _warn_if_unaligned(source):

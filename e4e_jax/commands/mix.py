@@ -31,9 +31,9 @@ def add_mix(commands):
 
 
 def _run(flags):
-    layers = re.fullmatch(r"(\d+)-(\d+)", flags.layers)
+    layers = re.fullmatch(r"([0-9]{1,4})-([0-9]{1,4})", flags.layers)
     if layers is None:
-        raise ValueError(f"--layers is {flags.layers!r}; expected FIRST-LAST such as 0-3.")
+        raise ValueError(f"--layers is {flags.layers!r:.80}; expected FIRST-LAST such as 0-3.")
     first, last = map(int, layers.groups())
     model = load_generator(flags.model)
     (sources, given, _), (destinations, kept, _) = (

@@ -15,9 +15,6 @@ def add_toy(commands):
 
 
 def _run(flags):
-    for name in ("count", "size"):
-        if getattr(flags, name) < 1:
-            raise ValueError(f"--{name} is {getattr(flags, name)}; expected at least 1.")
     faces = ToyFaces(flags.count, resolution=flags.size, start=TOY_HELD_OUT)
     for i in range(flags.count):
         save_png(place(flags.out, f"face{i:04d}.png"), faces[i])
