@@ -44,6 +44,8 @@ class Contents:
                     self.tensors[name or "tensor"] = value.value
                 else:
                     self.values[name] = value.value.item()
+            for entry in value.objects if len(value.objects) == 1 else [value.objects]:
+                self.add(entry, name, depth=depth + 1)
         elif isinstance(value, bool | int | float | str | None):
             self.values[name] = value
         elif _is_module(value):

@@ -12,6 +12,8 @@ from convert_weights import encoder, features, stylegan2
 from convert_weights.checkpoint import Checkpoint, ConvertError
 from convert_weights.directions import holds_codes, holds_directions, read_directions
 from convert_weights.latents import read_latents
+from convert_weights.renaming import name_roots
+from convert_weights.strangers import describe_tensors
 
 
 @dataclasses.dataclass
@@ -64,12 +66,12 @@ def convert(checkpoints: list[Checkpoint], name: str | None = None) -> Converted
     if arrays is not None:
         return arrays
     checkpoint = _merge(checkpoints)
-    _name_roots(checkpoint)
+    name_roots(checkpoint)
     if name is None:
         name = next((n for n, form in FORMATS.items() if form.matches(checkpoint)), None)
     if name is None:
         shown = ", ".join(list(checkpoint.tensors)[:3]) or "none"
-        stranger = _describe_stranger(checkpoint)
+        stranger = describe_tensors(checkpoint)
         if stranger:
             raise checkpoint.error(stranger)
         raise checkpoint.error(
@@ -113,7 +115,8 @@ def _convert_arrays(checkpoints, name):
         return Converted("directions", directions, found=found)
     if name == "latents":
         names, codes = read_latents(checkpoints)
-        found = [
+        found = [line for checkpoint in checkpoints for line in checkpoint.notes]
+        found += [
             f"the codes of {len(codes)} image{'s' * (len(codes) > 1)}, {list(codes.shape[1:])} "
             f"each: {names[0]}{' ...' * (len(codes) > 1)}"
         ]
@@ -127,61 +130,6 @@ def _kind_of_arrays(checkpoint):
     if holds_codes(checkpoint):
         return "latents"
     return "directions" if holds_directions(checkpoint) else None
-
-
-# A tensor by which a generator is known -> (what its file of training calls it, whose names).
-_MARKS = {
-    "input.input": ("g_ema/", "rosinality's"),
-    "synthesis.b4.const": ("G_ema/", "NVIDIA's"),
-}
-# What stands before the names of a generator that was saved alone, or by a program of its own.
-_ROOTS = ("", "state_dict/", "g_ema.", "state_dict/g_ema.", "generator/", "generator.",
-          "state_dict/generator.", "params_ema/", "G_ema/", "G_ema.", "state_dict/G_ema.", "g_ema/",
-          "G/", "model/", "netG/")  # fmt: skip
-
-
-def _name_roots(checkpoint):
-    """Names a generator's tensors as in the file of its training, where it was saved alone."""
-    for mark, (root, whose) in _MARKS.items():
-        roots = (root, *_ROOTS)
-        before = next((name for name in roots if f"{name}{mark}" in checkpoint.tensors), root)
-        if before == root:
-            continue
-        for entries in (checkpoint.tensors, checkpoint.values):
-            for name in [name for name in entries if _is_of_generator(name, before)]:
-                entries[root + name.removeprefix(before)] = entries.pop(name)
-        checkpoint.note(f"a generator saved alone, in {whose} names")
-        clamp = f"{root}synthesis.b4.conv1.conv_clamp"
-        if root == "G_ema/" and clamp not in checkpoint.values:
-            checkpoint.note(
-                "the tensors alone do not say whether its layers' outputs are clamped: taken as "
-                "not (NVIDIA's training in half precision clamps at 256)"
-            )
-
-
-def _is_of_generator(name, before):
-    within = name.removeprefix(before)
-    return name.startswith(before) and "/" not in within and within != "latent_avg"
-
-
-def _describe_stranger(checkpoint):
-    """What a file holds that is known and cannot be converted."""
-    if any("hypernet." in name for name in checkpoint.tensors):
-        return (
-            "it holds HyperStyle's hypernetwork, which is not here; its W encoder, in a file of "
-            "its own, can be converted"
-        )
-    if any("synthesis.input." in name for name in checkpoint.tensors):
-        return "it holds a StyleGAN3 generator; expected StyleGAN2"
-    if checkpoint.path.endswith(".npz") and all(
-        array.ndim in (1, 2) and array.dtype.kind == "f" for array in checkpoint.tensors.values()
-    ):
-        return "it is a .npz of directions already, as it seems, which the commands take as it is"
-    if all(name.startswith(("mapper.", "state_dict/mapper.")) for name in checkpoint.tensors) and (
-        checkpoint.tensors
-    ):
-        return "it holds a mapper of StyleCLIP, which is not here"
-    return None
 
 
 def _merge(checkpoints):
@@ -274,6 +222,8 @@ def _convert_nvidia(checkpoint):
     if generator.config.num_classes:
         reason = "discriminator of classes, as none is trained here"
         checkpoint.leave_out("^D/", reason)
+    if not checkpoint.has(f"D/b{generator.config.resolution}.skip."):
+        checkpoint.leave_out("^D/", "discriminator of another architecture than resnet")
     if checkpoint.has("D/"):
         networks["discriminator"] = stylegan2.read_nvidia_discriminator(
             checkpoint.under("D/"), generator.config
@@ -325,7 +275,8 @@ def _convert_features(name, description, read, prefix="", left_out=()):
 ARRAYS = {
     "directions": "editing directions of InterFaceGAN (.pt, .npy), of GANSpace (e4e's .pt or the "
     ".npz of its own), or of SeFa (rosinality's factor.pt)",
-    "latents": "codes of images: e4e's latents.pt, PTI's pivots, NVIDIA's projected_w.npz",
+    "latents": "codes of images: latents.pt of e4e, latents.npy of ReStyle and HyperStyle, PTI's "
+    "pivots, NVIDIA's projected_w.npz",
 }
 
 # In the order in which they are tried.

@@ -1,6 +1,7 @@
 """Codes of images: e4e's latents.pt, PTI's pivots, NVIDIA's projected_w.npz."""
 
 import os
+import re
 
 import numpy as np
 
@@ -64,7 +65,11 @@ def _codes(checkpoint: Checkpoint, stem: str):
 
 
 def _by_name(checkpoint, arrays):
-    """Of a dict name -> codes [L, D] or [1, L, D]."""
+    """Of a dict name -> codes [L, D] or [1, L, D], or a list of ReStyle's, one an iteration."""
+    steps = [re.fullmatch(r"(.+)/(\d+)", name) for name in arrays]
+    if all(steps):
+        arrays = {step[1]: arrays[step[0]] for step in steps}  # the last stays
+        checkpoint.note("of several iterations for each image the last")
     codes = [
         array[0] if array.ndim == 3 and len(array) == 1 else array for array in arrays.values()
     ]

@@ -123,9 +123,9 @@ class _PickledArray(Array):
     def set_state(self, state):
         if isinstance(state, tuple) and len(state) == 5:
             version, shape, dtype, is_fortran, data = state
-            if not isinstance(dtype, _Dtype):
-                return  # of objects or of fields
-            state = version, shape, dtype.dtype, is_fortran, data
+            if not isinstance(dtype, _Dtype) and not isinstance(data, list):
+                return  # of fields
+            state = version, shape, getattr(dtype, "dtype", None), is_fortran, data
         super().set_state(state)
 
 

@@ -11,11 +11,9 @@ import numpy as np
 from convert_weights import plain_pickle, strangers, torch_file
 from convert_weights.checkpoint import Checkpoint, ConvertError
 from convert_weights.contents import Contents
+from convert_weights.renaming import strip_wrappers
 from convert_weights.unpickle import UnpickleError
 from e4e_jax.runtime.files import read_arrays
-
-# What torch.nn.DataParallel, DistributedDataParallel and torch.compile put before names.
-_WRAPPERS = re.compile(r"(^|(?<=[/.]))(?:(?:module|_orig_mod)\.)+")
 
 
 def read(path) -> Checkpoint:
@@ -43,7 +41,7 @@ def read(path) -> Checkpoint:
     except Exception as error:  # a damaged pickle or archive fails in any way it likes
         raise ConvertError(f"{name} {_damage(error)}.") from None
     checkpoint = Checkpoint(name, contents.tensors, contents.values, path=str(path))
-    _strip_wrappers(checkpoint)
+    strip_wrappers(checkpoint)
     return checkpoint
 
 
@@ -61,6 +59,8 @@ def _damage(error) -> str:
 
 def _load(path, start: bytes, size: int) -> Contents:
     if start.startswith(b"\x93NUMPY"):
+        if b"'descr': '|O'" in start[:200]:
+            return Contents().add(plain_pickle.load_objects(path, size))
         # Mapped: NumPy compares the declared size with the file's.
         return Contents({"tensor": np.load(path, mmap_mode="r", allow_pickle=False)})
     if start.startswith(b"PK\x03\x04"):
@@ -96,21 +96,3 @@ def _load(path, start: bytes, size: int) -> Contents:
         f"it begins with {start[:8]!r} ({suffix}); expected a file of torch.save, a .pkl of "
         "NVIDIA's PyTorch projects, a .npy or a .npz"
     )
-
-
-def _strip_wrappers(checkpoint):
-    """Takes `module.` out of names, wherever a network was wrapped."""
-    for entries in (checkpoint.tensors, checkpoint.values):
-        wrapped = [name for name in entries if _WRAPPERS.search(name)]
-        if entries is checkpoint.tensors and wrapped:
-            shown = _WRAPPERS.search(wrapped[0])[0]
-            checkpoint.notes.append(
-                f"{shown!r} stripped from {len(wrapped)} names, which DataParallel or "
-                "torch.compile put there"
-            )
-        for name in wrapped:
-            plain = _WRAPPERS.sub("", name)
-            if plain not in entries:
-                entries[plain] = entries.pop(name)
-            elif entries is checkpoint.tensors:
-                raise checkpoint.error(f"it has both {name} and {plain}")

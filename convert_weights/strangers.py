@@ -1,4 +1,4 @@
-"""Files that are no checkpoints, or not of PyTorch: what they are, and what to do."""
+"""Files that cannot be converted: what they are, and what to do."""
 
 import os
 import re
@@ -113,3 +113,23 @@ def _web_page(text):
         f"it is {page}{called} and not the file: a login, a limit or a question stood before the "
         "download; open the address in a browser and download it there"
     )
+
+
+def describe_tensors(checkpoint) -> str | None:
+    """What a file holds that is known and cannot be converted."""
+    if any("hypernet." in name for name in checkpoint.tensors):
+        return (
+            "it holds HyperStyle's hypernetwork, which is not here; its W encoder, in a file of "
+            "its own, can be converted"
+        )
+    if any("synthesis.input." in name for name in checkpoint.tensors):
+        return "it holds a StyleGAN3 generator; expected StyleGAN2"
+    if checkpoint.path.endswith(".npz") and all(
+        array.ndim in (1, 2) and array.dtype.kind == "f" for array in checkpoint.tensors.values()
+    ):
+        return "it is a .npz of directions already, as it seems, which the commands take as it is"
+    if all(name.startswith(("mapper.", "state_dict/mapper.")) for name in checkpoint.tensors) and (
+        checkpoint.tensors
+    ):
+        return "it holds a mapper of StyleCLIP, which is not here"
+    return None

@@ -110,16 +110,23 @@ class Tensor:
 
 
 class Array:
-    """Stands for a pickled NumPy array; `value` is the array, or None for one of objects."""
+    """Stands for a pickled NumPy array.
+
+    Attributes:
+      value: the array; None for one of objects or of fields.
+      objects: what an array of objects holds.
+    """
 
     def __init__(self, value=None):
         self.value = value
+        self.objects = []
 
     def set_state(self, state):
         if not isinstance(state, tuple) or len(state) != 5:
             raise UnpickleError("it declares a NumPy array of another kind than NumPy writes")
         _, shape, dtype, is_fortran, data = state
-        if isinstance(data, list):  # of objects
+        if isinstance(data, list):
+            self.objects = data
             return
         self.value = make_array(data, dtype, shape, "F" if is_fortran else "C")
 

@@ -49,6 +49,23 @@ def test_pivots_of_several_files(tmp_path, capsys):
     assert load_latents(out)[0] == ["x.jpg", "y.jpg"]
 
 
+def test_codes_by_the_names_of_images(tmp_path, capsys):
+    """HyperStyle's latents.npy is a pickled dict, ReStyle's has the codes of every iteration."""
+    codes, path, out = random_codes().numpy(), tmp_path / "latents.npy", tmp_path / "l.npz"
+    np.save(path, {"b.jpg": codes[0], "a.png": codes[1]})
+    assert main([str(path), str(out)]) == 0
+    names, found = load_latents(out)
+    assert names == ["b.jpg", "a.png"]
+    np.testing.assert_array_equal(found, codes[:2])
+    np.save(path, {"b.jpg": [codes[0], codes[1]], "a.png": [codes[1], codes[2]]})
+    assert main([str(path), str(out), "--overwrite"]) == 0
+    assert "the last" in capsys.readouterr().out
+    np.testing.assert_array_equal(load_latents(out)[1], codes[1:])
+    path.write_bytes(path.read_bytes()[:-100])
+    assert main([str(path), str(out), "--overwrite"]) == 1
+    assert "rest is missing" in capsys.readouterr().err
+
+
 def test_nvidia_s_projected_w_is_taken_as_it_is_and_converted(tmp_path, capsys):
     (tmp_path / "anna").mkdir()
     path = tmp_path / "anna" / "projected_w.npz"

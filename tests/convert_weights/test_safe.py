@@ -39,12 +39,14 @@ def inverter():
     return {"state_dict": state, "latent_avg": torch.zeros(8, 6), "opts": options}
 
 
-@pytest.fixture(params=["zip", "inverter", "legacy", "nvidia"])
+@pytest.fixture(params=["zip", "inverter", "legacy", "nvidia", "module"])
 def source(request, tmp_path):
     """A small sound file of each container."""
     path = tmp_path / "sound"
     if request.param == "nvidia":
         nvidia.write_pickle(path, {"G_ema": nvidia.Generator(8, 6, 2, channels)})
+    elif request.param == "module":
+        nvidia.save_whole(path, nvidia.Generator(8, 6, 2, channels))
     elif request.param == "inverter":
         torch.save(inverter(), path)
     else:
