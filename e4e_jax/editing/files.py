@@ -1,8 +1,12 @@
 """Files of editing directions: NumPy archives of named arrays."""
 
+import os
+
 import numpy as np
 
 from e4e_jax.runtime.files import read_arrays, write_arrays
+
+_OF_OTHERS = (".pt", ".pth", ".npy")  # read by convert_weights, and not here
 
 
 def save_directions(path: str, directions: dict[str, np.ndarray]) -> None:
@@ -24,7 +28,12 @@ def load_directions(path: str) -> dict[str, np.ndarray]:
       ValueError: the file is damaged, or an array is not [D] or [L, D] finite floats; in one
         sentence.
     """
+    made = f"`python -m convert_weights {path} directions.npz` makes one of it"
+    if os.path.splitext(path)[1] in _OF_OTHERS and os.path.isfile(path):
+        raise ValueError(f"{path} is no .npz file of directions; {made}.")
     directions = read_arrays(path, "directions")
+    if "lat_comp" in directions:
+        raise ValueError(f"{path} is a file of GANSpace's own; {made}.")
     _check(path, directions)
     return directions
 

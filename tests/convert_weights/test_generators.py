@@ -177,6 +177,12 @@ def test_nvidia_files_that_cannot_be_converted_are_named(tmp_path, capsys):
     assert "discriminator with groups of 8" in capsys.readouterr().out
     assert set(bundle.load_bundle(tmp_path / "b").networks) == {"generator"}
 
+    networks["D"] = nvidia.Discriminator(8, channels)
+    del networks["D"].b8.skip
+    nvidia.write_pickle(tmp_path / "g.pkl", networks)
+    assert main([str(tmp_path / "g.pkl"), str(tmp_path / "c")]) == 0
+    assert "discriminator of another architecture than resnet" in capsys.readouterr().out
+
 
 def test_training_weights_are_as_strict_as_their_average(tmp_path, capsys):
     generator = rosinality.Generator(8, WIDTH, LAYERS, channels).state_dict()

@@ -35,6 +35,15 @@ def test_bad_files_are_named(tmp_path):
         load_directions(str(path))
 
 
+def test_files_that_can_be_converted_are_explained(tmp_path):
+    (tmp_path / "smile.pt").touch()
+    with pytest.raises(ValueError, match="smile.pt is no .npz .* convert_weights .*smile.pt"):
+        load_directions(str(tmp_path / "smile.pt"))
+    np.savez(tmp_path / "pca.npz", lat_comp=np.ones((3, 1, 4)), lat_mean=np.ones((1, 4)))
+    with pytest.raises(ValueError, match="pca.npz is a file of GANSpace's own"):
+        load_directions(str(tmp_path / "pca.npz"))
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
 def test_numbers_that_are_not_finite_are_refused(bad, tmp_path):
     """1e300 is finite, and infinite as float32."""
