@@ -1,12 +1,14 @@
 """What all runs share: sources by name, optimisers by name, evaluation in batches."""
 
+from unittest import mock
+
 import numpy as np
 import optax
 import pytest
 from PIL import Image
 
-from configs import common, folder, toy
-from e4e_jax.training import run
+from configs import common, folder, toy, toy_generator
+from e4e_jax.training import generator_run, run
 
 
 def test_toy_images_are_held_out_with_their_factors():
@@ -79,3 +81,20 @@ def test_no_usable_held_out_image_is_said_at_once(tmp_path):
         run.held_out_images(config)
     config = folder_config(a_folder(tmp_path / "b", 3, damaged=[1]))
     assert run.held_out_images(config)[0].shape == (2, 8, 8, 3)
+
+
+@pytest.mark.parametrize("count, halves", [(2, None), (3, None), (4, 2), (9, 4)])
+def test_the_table_of_few_held_out_images_leaves_the_halves_out(monkeypatch, count, halves):
+    evaluation = generator_run._GeneratorEvaluation.__new__(generator_run._GeneratorEvaluation)
+    evaluation._config = toy_generator.get_config()
+    evaluation._images, evaluation._untrained = np.zeros((count, 8, 8, 3), np.uint8), None
+    evaluation._features = mock.Mock()
+    evaluation._features.config.embedding_dim = 3
+    evaluation._pool = lambda network, images: np.random.default_rng(0).normal(
+        size=(len(images), 3)
+    )
+    monkeypatch.setattr(evaluation, "fid", lambda generator: 1.25, raising=False)
+    table = evaluation.table(None)
+    assert table.count("1.25") == 2 and f"against {count} real images" in table
+    assert ("two disjoint sets" in table) == (halves is not None)
+    assert halves is None or f"two disjoint sets of {halves} real images" in table
