@@ -22,7 +22,7 @@ _DIRECTIONS = set(
 
 def holds_directions(checkpoint: Checkpoint) -> bool:
     names = set(checkpoint.tensors)
-    if names == {"tensor"}:
+    if len(names) == 1 and (names == {"tensor"} or _words(*names) & _DIRECTIONS):
         return not holds_codes(checkpoint)
     return (
         names in ({"mean", "comp", "std"}, {"eigvec"})
@@ -93,10 +93,11 @@ def read_directions(checkpoints: list[Checkpoint]) -> dict[str, np.ndarray]:
                     f"{name} is {array.dtype} {list(array.shape)}, expected floats"
                 )
         arrays = {name: to_numpy(array) for name, array in arrays.items()}
-        if "tensor" in arrays:
-            found = {stem: _direction(checkpoint, arrays["tensor"])}
-        elif "eigvec" in arrays:
+        if "eigvec" in arrays:
             found = _eigenvectors(checkpoint, stem, arrays["eigvec"])
+        elif len(arrays) == 1:
+            (array,) = arrays.values()
+            found = {stem: _direction(checkpoint, array)}
         elif "comp" in arrays:
             found = _components(checkpoint, stem, **arrays)
         else:
@@ -140,7 +141,9 @@ def _has_unit_length(array) -> bool:
 
 
 def _components(checkpoint, stem, mean, comp, std):
-    count, size = len(std), mean.shape[-1]
+    mean = mean.reshape(1, -1) if mean.ndim < 2 else mean
+    comp = comp[:, None] if comp.ndim == 2 else comp
+    count, size = std.size, mean.shape[-1]
     if mean.shape != (1, size) or comp.shape != (count, 1, size) or std.shape != (count,):
         raise checkpoint.error(
             f"mean, comp and std have shapes {list(mean.shape)}, {list(comp.shape)} and "

@@ -49,7 +49,8 @@ def _codes(checkpoint: Checkpoint, stem: str):
         (name,) = arrays
         array = arrays[name]
         array = array[None] if array.ndim == 2 else array
-        names = [stem] if len(array) == 1 else [f"{stem}_{i:04}" for i in range(len(array))]
+        count = len(array) if array.ndim == 3 else 1
+        names = [stem] if count == 1 else [f"{stem}_{i:04}" for i in range(count)]
     else:
         names, array = _by_name(checkpoint, arrays)
     fits = array.ndim == 3 and is_number_of_styles(array.shape[1]) and array.size

@@ -242,6 +242,11 @@ def read_description(path: str) -> dict:
     Raises:
       BundleError: there is none, or not of this format; in one sentence.
     """
+    if os.path.isfile(path):
+        raise BundleError(
+            f"{path} is a file and no bundle; `python -m convert_weights {path} FOLDER` makes one "
+            "of a published checkpoint."
+        )
     file = os.path.join(path, _JSON)
     try:
         description = read_json(file, "a bundle")

@@ -328,6 +328,9 @@ def test_unfit_descriptions_are_one_sentence(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no .*/b;"):
         e4e_jax.load(path)
     path.mkdir()
+    (tmp_path / "e4e.pt").touch()
+    with pytest.raises(bundle.BundleError, match="e4e.pt is a file and no bundle; .*convert_we"):
+        bundle.load_bundle(tmp_path / "e4e.pt")
     with pytest.raises(bundle.BundleError, match=r"b is no bundle: it has no bundle\.json\.$"):
         e4e_jax.load(path)
     path.rmdir()

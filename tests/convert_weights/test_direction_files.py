@@ -113,6 +113,17 @@ def test_a_direction_of_all_layers_or_the_codes_of_one_image(tmp_path, capsys):
     assert "expected a direction" in outcome("fs3.pt", torch.zeros(60, 8))[0]
 
 
+def test_other_shapes_and_keys(tmp_path):
+    pca = {"mean": torch.ones(8), "comp": torch.full((2, 8), 2.0), "std": torch.tensor([3.0, 4.0])}
+    torch.save(pca, tmp_path / "pca.pt")
+    torch.save({"boundary": torch.ones(1, 8)}, tmp_path / "tie.pt")
+    out = str(tmp_path / "o.npz")
+    assert main([str(tmp_path / "pca.pt"), str(tmp_path / "tie.pt"), out]) == 0
+    found = load_directions(out)
+    assert list(found) == ["pca_mean", "pca_0", "pca_1", "tie"]
+    np.testing.assert_array_equal(found["pca_1"], np.full(8, 8.0))
+
+
 def test_directions_that_are_no_numbers(tmp_path, capsys):
     for tensor, sentence in [
         (torch.tensor([[1.0, float("nan")]]), "the direction d holds NaN or infinity"),
@@ -127,12 +138,18 @@ def test_directions_that_are_no_numbers(tmp_path, capsys):
 def test_bad_directions_are_named(tmp_path, capsys):
     torch.save(torch.zeros(2, 3, 4, 5), tmp_path / "a.pt")
     torch.save(torch.zeros(1, 4), tmp_path / "b.pt")
+    pca = {"mean": torch.tensor(1.0), "comp": torch.ones(2, 8), "std": torch.tensor(1.0)}
+    torch.save(pca, tmp_path / "pca.pt")
     (tmp_path / "other").mkdir()
     torch.save(torch.zeros(1, 4), tmp_path / "other" / "b.pt")
     a, b, other = (str(tmp_path / name) for name in ("a.pt", "b.pt", "other/b.pt"))
     out = str(tmp_path / "out.npz")
     for arguments, sentence in [
         ([a, out], "a.pt: its shape is [2, 3, 4, 5]; expected a direction"),
+        (
+            [str(tmp_path / "pca.pt"), out],
+            "mean, comp and std have shapes [1, 1], [2, 1, 8] and []",
+        ),
         ([b, other, out], "two files hold a direction 'b'"),
         ([b, str(tmp_path / "out")], "expected a name that ends in .npz"),
     ]:

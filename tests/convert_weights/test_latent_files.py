@@ -83,6 +83,7 @@ def test_nvidia_s_projected_w_is_taken_as_it_is_and_converted(tmp_path, capsys):
 def test_what_is_no_latents_is_named(tmp_path, capsys):
     torch.save(torch.full((2, 6, 8), torch.nan), tmp_path / "latents.pt")
     torch.save(torch.zeros(8), tmp_path / "age.pt")
+    torch.save(torch.tensor(1.0), tmp_path / "one.pt")
     torch.save(random_codes()[:, :4], tmp_path / "other.pt")
     torch.save(random_codes(), tmp_path / "l.pt")
     np.savez(tmp_path / "l.npz", names=np.array(["a"]), codes=random_codes(1).numpy())
@@ -90,6 +91,7 @@ def test_what_is_no_latents_is_named(tmp_path, capsys):
     for sources, flags, sentence in [
         (["latents.pt"], [], "its codes hold NaN or infinity"),
         (["age.pt"], ["--format", "latents"], "it holds float32 [8]; expected codes of images"),
+        (["one.pt"], ["--format", "latents"], "it holds float32 []; expected codes of images"),
         (["l.pt", "other.pt"], [], "its codes are [4, 8] and those before [6, 8]"),
         (["l.pt", "age.pt"], [], "of different kinds, l.pt (latents), age.pt (directions)"),
         (["l.npz"], [], "it is a latents.npz already"),
