@@ -88,8 +88,10 @@ def begin(name: str) -> None:
     _interrupts.watch(name)
     if _is_one_of_several(sys.argv, os.environ):
         # Where a host ends, the native libraries of the others have pages to say about it, and we
-        # one sentence, see `watch`. JAX reads this when it is imported.
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        # one sentence, see `watch`. JAX reads this when it is imported; 1 is what it leaves to
+        # the processes that it starts.
+        if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
+            os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 
 def end(code: int) -> None:
