@@ -8,6 +8,7 @@ port that the service will have; the others tell it who they are, and all go on 
 import contextlib
 import errno
 import json
+import os
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -107,10 +108,10 @@ def _listen(port):
                 raise
             server = socket.create_server(("", port), backlog=1024)  # no IPv6 here
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = (os.strerror(error.errno) if error.errno else str(error)).lower()
         raise NoRendezvous(
-            f"port {port} of this host cannot be listened at ({reason}); choose another one for "
-            "COORDINATOR_ADDRESS."
+            f"port {port} of this host cannot be listened at ({reason}); choose another one "
+            "for COORDINATOR_ADDRESS."
         ) from error
     server.settimeout(_TICK)
     return server
