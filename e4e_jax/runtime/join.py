@@ -4,12 +4,12 @@ import atexit
 import contextlib
 import ctypes
 import functools
+import inspect
 import os
 import sys
 
 import jax
 from jax._src import distributed  # JAX has no public names for what is used of it here
-from jax._src.lib import _jax
 
 from e4e_jax.runtime import hosts, rendezvous
 from e4e_jax.runtime.watch import Watch, program_name
@@ -18,6 +18,7 @@ PATIENCE = 300.0  # seconds in which all hosts have to come
 
 # JAX's own watch: slower than ours, which knows the host and has better words.
 _NATIVE_PATIENCE = 600
+_PATIENCES = ("initialization_timeout", "heartbeat_timeout_seconds", "shutdown_timeout_seconds")
 
 # What the errors say that a step has when another host is gone.
 _SIGNS = ("Gloo", "NCCL", "oordination", "UNAVAILABLE", "DEADLINE_EXCEEDED", "Connection", "peer")
@@ -46,31 +47,29 @@ def join(address: str | None, num_hosts: int | None, host: int | None) -> None:
         jax.config.update("jax_enable_preemption_service", False)
     try:
         with _calling_back():
-            jax.distributed.initialize(
-                address,
-                num_hosts,
-                host,
-                initialization_timeout=int(PATIENCE),
-                heartbeat_timeout_seconds=_NATIVE_PATIENCE,
-                shutdown_timeout_seconds=_NATIVE_PATIENCE,
-            )
+            known = inspect.signature(jax.distributed.initialize).parameters
+            patience = {name: _NATIVE_PATIENCE for name in _PATIENCES if name in known}
+            jax.distributed.initialize(address, num_hosts, host, **patience)
     except RuntimeError as error:
         _forget()
-        reason = str(error).splitlines()[0]
+        atexit.register(_exit_at_once, 1)
+        reason = str(error).splitlines()[0].rstrip(".")
         raise NotJoined(
-            "a host did not come, or came twice"
+            "a host ended before all had joined; start all again."
             if "bad_cast" in reason
-            else f"the hosts could not be joined ({reason.rstrip('.')})"
+            else f"the hosts could not be joined ({reason}); start all again."
         ) from error
     state = distributed.global_state
     if state.num_processes == 1:
         return
     global _watch
-    _watch = Watch(state.client, state.process_id, state.num_processes)
+    who = (state.client, state.process_id, state.num_processes)
+    _watch = Watch(*who)
     _watch.catch_native_end()
     _watch.start()
     atexit.register(_part_at_exit)
-    hosts.wait_for_hosts("the start")
+    # Before JAX looks for the devices of all hosts, for which it has not as much patience.
+    hosts.Meeting(*who, "e4e/start/0", "the start").gather(None)
 
 
 @contextlib.contextmanager
@@ -164,17 +163,18 @@ def _forget():
 @contextlib.contextmanager
 def _calling_back():
     """JAX's client calls Python, which `Watch.catch_native_end` needs, instead of aborting."""
-    make = getattr(_jax, "get_distributed_runtime_client", None)
+    native = getattr(distributed, "_jax", None)
+    make = getattr(native, "get_distributed_runtime_client", None)
     if make is None or "missed_heartbeat_callback" not in (make.__doc__ or ""):
         yield
         return
-    _jax.get_distributed_runtime_client = functools.partial(
+    native.get_distributed_runtime_client = functools.partial(
         make, missed_heartbeat_callback=lambda status: None
     )
     try:
         yield
     finally:
-        _jax.get_distributed_runtime_client = make
+        native.get_distributed_runtime_client = make
 
 
 def _say(sentence):

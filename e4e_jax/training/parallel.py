@@ -50,6 +50,11 @@ def initialize_distributed(
         or one of them is no good; or the hosts have different numbers of devices.
       OSError: the port is taken, or a host does not come.
     """
+    _join(coordinator_address, num_processes, process_id)
+    _connect()
+
+
+def _join(coordinator_address, num_processes, process_id):
     given = {
         "coordinator_address": coordinator_address or _environment("COORDINATOR_ADDRESS"),
         "num_processes": _integer(num_processes, "NUM_PROCESSES"),
@@ -70,8 +75,6 @@ def initialize_distributed(
             join(None, None, None)
         except ValueError:  # JAX found no pod that this TPU is part of
             pass
-    if jax.process_count() > 1:
-        _connect()
 
 
 @contextlib.contextmanager
@@ -88,8 +91,9 @@ def all_hosts(
       coordinator_address, num_processes, process_id: as there.
       advice: what the others are told to do when one host ends.
     """
-    initialize_distributed(coordinator_address, num_processes, process_id)
+    _join(coordinator_address, num_processes, process_id)
     with together(advice):
+        _connect()
         yield
 
 
@@ -99,6 +103,8 @@ def _connect():
     Processors give up a first collective of the hosts after 30 seconds; later ones wait. Those of
     a step span all devices, those of `multihost_utils` one device of each host.
     """
+    if not jax.distributed.is_initialized() or jax.process_count() == 1:
+        return
     counts = hosts.gather_json(jax.local_device_count())
     if len(set(counts)) > 1:
         other = next(i for i, count in enumerate(counts) if count != counts[0])
@@ -107,13 +113,15 @@ def _connect():
             "same number on all."
         )
     if jax.default_backend() == "cpu":
-        multihost_utils.sync_global_devices("connected")
         mesh = make_mesh()
         one = put_batch(np.zeros(jax.local_device_count(), np.float32), mesh)
         total = jax.shard_map(
             lambda x: jax.lax.psum(x, AXIS), mesh=mesh, in_specs=PER_DEVICE, out_specs=REPLICATED
         )
-        jax.block_until_ready(jax.jit(total)(one))
+        total = jax.jit(total).lower(one).compile()
+        hosts.wait_for_hosts("the connection of their devices")
+        jax.block_until_ready(total(one))
+        multihost_utils.sync_global_devices("connected")
 
 
 def _environment(name):
