@@ -29,6 +29,9 @@ _CONFIG = define_config(
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "A bundle, or the work directory of a finished run; by default 'toy'."
 )
+_CLASS = flags.DEFINE_integer(
+    "class", None, "Of a class-conditional generator: the class that samples are drawn of, from 0."
+)
 _IMAGES = flags.DEFINE_string(
     "images", None, "Folder of images to invert; of those that --against is compared with."
 )
@@ -105,7 +108,15 @@ def _evaluate(config):
     else:
         checkpoint = _bundle_path(_CHECKPOINT.value or "toy")
         model = _load_model(checkpoint)
-        model_networks, passes = _model_passes(config, requests, model, hash_files(checkpoint))
+        key = hash_files(checkpoint)
+        if _CLASS.value is not None:
+            model, key = model.for_class(_CLASS.value), [key, _CLASS.value]
+        elif model.num_classes:
+            raise ValueError(
+                f"{checkpoint} draws one of {model.num_classes} classes; expected --class, 0 to "
+                f"{model.num_classes - 1}."
+            )
+        model_networks, passes = _model_passes(config, requests, model, key)
     requests = [_completed(request, config, model) for request in requests]
 
     folder = default_folder() if _CACHE.value is None else os.path.expanduser(_CACHE.value)

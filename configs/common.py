@@ -62,6 +62,7 @@ def get_encoder_config() -> ml_collections.ConfigDict:
 
     # Bundles; `python -m convert_weights` makes them of published checkpoints.
     config.generator = "bundles/generator"
+    config.generator_class = config_dict.placeholder(int)  # of a class-conditional generator
     config.perceptual = "bundles/lpips_alex"
     config.identity = "bundles/moco"
 
@@ -109,6 +110,7 @@ def get_generator_config() -> ml_collections.ConfigDict:
     generator.z_dim = generator.w_dim = 512
     generator.mapping_layers, generator.mapping_lr_mul = 8, 0.01
     generator.channel_base, generator.channel_max = 32768, 512
+    generator.image_channels = 3  # 1: it draws grey images, and images are looked at in grey
 
     config.objective = objective = ml_collections.ConfigDict()
     objective.r1_gamma = 1.0

@@ -155,13 +155,15 @@ def read_encoder(checkpoint: Checkpoint, options: dict, num_styles: int, average
         raise checkpoint.error(f"there is no {stem} of a {published!r} (encoder_type)")
     read_config = read_resnet_config if is_resnet else read_backbone_config
     backbone = read_config(checkpoint, "encoder.")
+    is_labels = options.get("label_nc") == backbone.in_channels > 1  # ReStyle's and e4e's are 0
     config = EncoderConfig(
         kind=KINDS[published],
         num_styles=num_styles,
         style_dim=checkpoint.shape("encoder.linear.weight", "encoder.styles.0.linear.weight")[0],
         backbone=backbone,
-        iterative=backbone.in_channels == 6,
+        iterative=backbone.in_channels == 6 and not is_labels,
         around_average=bool(options.get("start_from_latent_avg", average is not None)),
+        reads="labels" if is_labels else None,
     )
     if config.kind != "single_w":
         # A head halves its level to one pixel, so that the levels show in its convolutions.

@@ -144,14 +144,17 @@ def _options(config, generator):
     if isinstance(config.backbone, ResNetConfig):
         published = f"ResNet{published}"
     height, width = config.image_size
+    dataset = {"grey": "celebs_sketch_to_face", "labels": "celebs_seg_to_face"}.get(
+        config.reads, "ffhq_encode" if height == width else "cars_encode"
+    )
     return {
         "encoder_type": published,
-        "dataset_type": "ffhq_encode" if height == width else "cars_encode",
+        "dataset_type": dataset,
         "stylegan_size": generator.resolution,
         "output_size": generator.resolution,
         "n_styles": generator.num_styles,
         "input_nc": config.backbone.in_channels,
-        "label_nc": 0 if config.backbone.in_channels == 3 else config.backbone.in_channels,
+        "label_nc": 0 if config.reads == "rgb" else config.image_channels,
         "start_from_latent_avg": config.around_average,
         "learn_in_w": config.kind == "single_w",
         "device": "cpu",

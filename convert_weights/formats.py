@@ -176,13 +176,15 @@ def _convert_inverter(checkpoint):
 
     config = network.config
     height, width = config.image_size
+    what = {"grey": "grey images", "labels": f"maps of {config.image_channels} classes"}
+    colours = f"images of {config.backbone.in_channels} channels"
     kept = ("encoder_type", "dataset_type")
     return Converted(
         "inverter",
         {"encoder": network, "generator": generator},
         found=[
-            f"{'iterative ' * config.iterative}{config.kind} encoder of {height}x{width} images "
-            f"of {config.backbone.in_channels} channels ({options['encoder_type']})",
+            f"{'iterative ' * config.iterative}{config.kind} encoder of {height}x{width} "
+            f"{what.get(config.reads, colours)} ({options['encoder_type']})",
             *_describe_generator(generator, average),
         ],
         metadata={"options": {key: options[key] for key in kept if key in options}},

@@ -6,6 +6,9 @@ import numpy as np
 from flax import nnx
 
 from e4e_jax import bundle
+from e4e_jax.data.images import resize_image, to_float
+from e4e_jax.data.inputs import input_source, to_input
+from e4e_jax.data.sources import ImageFiles
 from e4e_jax.inversion.invert import encode
 from e4e_jax.models.encoder import Encoder
 from e4e_jax.models.stylegan2 import Generator, class_generator
@@ -82,6 +85,7 @@ class Inverter(GeneratorModel):
       encoder: the network, in evaluation mode.
       image_size: (height, width) of the images that it reads.
       iterations: how often `encode` runs the encoder: 1, or 5 for an iterative one (ReStyle).
+      reads: what the encoder takes: "rgb" images, "grey" sketches or maps of "labels".
 
     Raises:
       ValueError: the encoder's codes are not the generator's.
@@ -91,6 +95,7 @@ class Inverter(GeneratorModel):
         super().__init__(generator)
         self.encoder = encoder
         self.image_size = encoder.config.image_size
+        self.reads = encoder.config.reads
         codes = (encoder.config.num_styles, encoder.config.style_dim)
         if codes != self.latent_avg.shape:
             raise ValueError(
@@ -105,20 +110,44 @@ class Inverter(GeneratorModel):
             ),
         )
 
+    def source(self, source):
+        """Files of sketches or of maps of labels as RGB images; see `inputs.input_source`.
+
+        Raises:
+          ValueError: maps of labels are asked of a source that is no files.
+        """
+        return input_source(source, self.encoder.config)
+
+    def to_input(self, images) -> jax.Array:
+        """RGB images [B, H, W, 3] in [-1, 1], as `source` gives them -> what `encode` takes."""
+        images = _checked_images(images, (None, *self.image_size, 3))
+        return to_input(images, self.encoder.config)
+
+    def read_input(self, path) -> jax.Array:
+        """An image file -> what `encode` takes of it, [1, H, W, C], resized to `image_size`.
+
+        Raises:
+          ImageError: it cannot be decoded, or holds labels that the encoder does not know.
+        """
+        image = resize_image(self.source(ImageFiles([path]))[0], self.image_size)
+        return self.to_input(to_float(image)[None])
+
     def encode(self, images, iterations: int | None = None) -> jax.Array:
-        """Images [B, H, W, C] in [-1, 1] -> codes w_plus [B, L, D], `latent_avg` added.
+        """Images -> codes w_plus [B, L, D], `latent_avg` added.
 
         Args:
-          images: C is 3 but for encoders of other inputs, such as sketches or segmentations.
+          images: [B, H, W, 3] in [-1, 1]; of an encoder that `reads` "grey" [B, H, W, 1] in [0, 1],
+            of one of "labels" one-hot [B, H, W, C], both as `to_input` and `read_input` make them.
           iterations: of an iterative encoder; None for `self.iterations`.
 
         Raises:
-          ValueError: images of another size than `image_size`, or not of a float type, or
-            iterations of an encoder that has none.
+          ValueError: images of another size than `image_size`, not of a float type, or sketches
+            and labels of another range; or iterations of an encoder that has none.
         """
         config = self.encoder.config
-        channels = config.backbone.in_channels // (2 if config.iterative else 1)
-        images = _checked_images(images, (None, *self.image_size, channels))
+        images = _checked_images(images, (None, *self.image_size, config.image_channels))
+        if self.reads != "rgb":
+            _check_range(images, self.reads)
         iterations = self.iterations if iterations is None else iterations
         if iterations < 1 or (iterations > 1 and not config.iterative):
             expected = "1 or more" if config.iterative else "1, for the encoder is not iterative"
@@ -199,6 +228,18 @@ def _checked_label(label, batch, classes):
             )
         label = np.eye(classes, dtype=np.float32)[np.broadcast_to(label, (batch,))]
     return _checked("label", label, (batch, classes), advice=", or whole numbers")
+
+
+def _check_range(images, reads):
+    """Raises ValueError for images that are no grey in [0, 1] or no one-hot labels."""
+    lowest, highest = float(jnp.min(images)), float(jnp.max(images))
+    if not (0 <= lowest and highest <= 1):
+        raise ValueError(
+            f"images are from {lowest:.3g} to {highest:.3g}; expected {reads} from 0 to 1, as "
+            "read_input and to_input give it."
+        )
+    if reads == "labels" and float(jnp.min(jnp.sum(images, axis=-1))) < 0.99:
+        raise ValueError("images have pixels without a class; expected one-hot labels.")
 
 
 def _checked_images(images, shape):

@@ -7,7 +7,7 @@ import numpy as np
 from flax import nnx
 
 from e4e_jax import bundle
-from e4e_jax.commands.pictures import load_generator
+from e4e_jax.commands.pictures import add_class_flag, load_generator
 from e4e_jax.editing.files import save_directions
 from e4e_jax.editing.ganspace import ganspace_directions
 from e4e_jax.editing.interfacegan import boundary, condition
@@ -47,6 +47,7 @@ def add_directions(commands):
     parser.add_argument(
         "--condition", action="store_true", help="keep the other attributes (interfacegan)"
     )
+    add_class_flag(parser)
     parser.set_defaults(run=_run)
 
 
@@ -56,7 +57,7 @@ def _run(flags):
         raise ValueError(
             f"{flags.out} is to hold what {flags.method} finds; expected a name in {suffix}."
         )
-    model = load_generator(flags.model)
+    model = load_generator(flags.model, flags.label)
     found = _METHODS[flags.method](flags, model)
     save = _save_channels if flags.method == "stylespace" else save_directions
     save(flags.out, found)

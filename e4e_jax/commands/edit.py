@@ -8,6 +8,7 @@ import numpy as np
 
 from e4e_jax import bundle
 from e4e_jax.commands.pictures import (
+    add_class_flag,
     add_reading_flags,
     check_codes,
     checked_uint8,
@@ -48,12 +49,13 @@ def add_edit(commands):
         help=".npz of directions, may be repeated (default: toy/directions.npz, with --model=toy)",
     )  # fmt: skip
     parser.add_argument("--gif", action="store_true", help="an animation of each edit as well")
+    add_class_flag(parser)
     add_reading_flags(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(flags):
-    model = load_generator(flags.model)
+    model = load_generator(flags.model, flags.label)
     files = flags.directions or (["toy/directions.npz"] if flags.model == "toy" else [])
     directions = {}
     for file in files:

@@ -63,6 +63,10 @@ def _invert_all(flags):
     model = models.load(flags.model)
     if not isinstance(model, models.Inverter):
         raise ValueError(f"{flags.model} has no encoder; expected a bundle of kind inverter.")
+    if model.reads != "rgb" and (flags.align or flags.refine):
+        flag = "--align" if flags.align else "--refine"
+        raise ValueError(f"{flag} works on photographs, and {flags.model} reads {model.reads}.")
+    source = model.source(source)
     if flags.align:
         source = AlignedFaces(source, max(model.image_size))
     elif _reads_faces(flags.model):
@@ -125,7 +129,7 @@ def _warn_if_unaligned(source):
 
 
 def _invert(model, iterations, refine, images) -> Inverted:
-    codes = model.encode(images, iterations)
+    codes = model.encode(model.to_input(images), iterations)
     return refine(images, codes) if refine else Inverted(codes, _draw(model, codes))
 
 

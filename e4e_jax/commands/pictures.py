@@ -22,12 +22,22 @@ from e4e_jax.runtime.files import writing
 _FRAME_SECONDS = 0.08
 
 
-def load_generator(name) -> models.GeneratorModel:
-    """The bundle of a generator or an inverter; ValueError for another one."""
+def add_class_flag(parser) -> None:
+    parser.add_argument(
+        "--class", dest="label", type=int, metavar="N",
+        help="of a class-conditional generator: the class whose w are drawn, from 0",
+    )  # fmt: skip
+
+
+def load_generator(name, label: int | None = None) -> models.GeneratorModel:
+    """The bundle of a generator or an inverter; ValueError for another one.
+
+    A label gives a class-conditional generator of that class alone.
+    """
     model = models.load(name)
     if not isinstance(model, models.GeneratorModel):
         raise ValueError(f"{name} has no generator; expected an inverter or a generator.")
-    return model
+    return model if label is None else model.for_class(label)
 
 
 def read_codes(name, model: models.GeneratorModel, out, flags):
@@ -67,10 +77,12 @@ def read_codes(name, model: models.GeneratorModel, out, flags):
         return names, codes, None
     if not isinstance(model, models.Inverter):
         raise ValueError(f"{name} are images and the model has no encoder; expected a latents.npz.")
-    source = open_images(name, without=out)
+    source = model.source(open_images(name, without=out))
     check_no_input(out, source, outputs.sheet_names(out, source.names))
     names, images = _read_images(name, source, model.image_size, flags.max_bad_images)
-    codes = in_batches(lambda batch: model.encode(to_float(batch)), (images,), flags.batch_size)
+    codes = in_batches(
+        lambda batch: model.encode(model.to_input(to_float(batch))), (images,), flags.batch_size
+    )
     size = drawn_size(model)
     return names, codes, np.stack([resize_image(image, size) for image in images])
 

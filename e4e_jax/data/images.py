@@ -62,6 +62,19 @@ def decode_image(path_or_bytes, name=None):
         pipe would be waited for), of values without a known range, or so large that it looks like
         a decompression bomb (Pillow's limit, about 179 million pixels).
     """
+    return read_image(_decoded, path_or_bytes, name)
+
+
+def read_image(convert, path_or_bytes, name=None):
+    """Opens an image file and converts it.
+
+    Args:
+      convert: PIL image, opened and not loaded yet -> anything. ValueError says what is wrong.
+      path_or_bytes, name: as of `decode_image`.
+
+    Raises:
+      ImageError: as `decode_image`, or `convert` raised something.
+    """
     is_bytes = isinstance(path_or_bytes, bytes)
     name = printable(name or ("the encoded image" if is_bytes else str(path_or_bytes)))
     try:
@@ -69,14 +82,18 @@ def decode_image(path_or_bytes, name=None):
             raise ValueError("it is no regular file")
         file = io.BytesIO(path_or_bytes) if is_bytes else path_or_bytes
         with Image.open(file, formats=_formats()) as image:
-            image.load()
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(image), image.format))
+            return convert(image)
     except UnidentifiedImageError:
         reason = "it is not in a known image format"
     except Exception as error:  # Pillow's decoders raise nearly every type on damaged files
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         reason = " ".join(reason.split()).rstrip(".")
     raise ImageError(f"{name} cannot be decoded as an image: {reason}")
+
+
+def _decoded(image):
+    image.load()
+    return np.asarray(_to_rgb(ImageOps.exif_transpose(image), image.format))
 
 
 def _to_rgb(image, format):

@@ -32,9 +32,12 @@ def inversion_functions(model) -> tuple[Callable, Callable]:
       ValueError: the encoder reads something else than images.
     """
     config = model.encoder.config
-    channels = config.backbone.in_channels // (2 if config.iterative else 1)
-    if channels != 3:
-        raise ValueError(f"the encoder reads images of {channels} channels; expected 3.")
+    if config.reads != "rgb":
+        what = {"grey": "sketches", "labels": "maps of labels"}[config.reads]
+        raise ValueError(
+            f"the encoder reads {what}, which its images cannot be compared with; expected "
+            "--images=OUT of `invert` and --against=PHOTOGRAPHS."
+        )
 
     def encode(networks, images):
         parts = networks["encoder"], networks["generator"]

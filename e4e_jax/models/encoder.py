@@ -22,6 +22,7 @@ from e4e_jax.models.layers import EqualLinear
 from e4e_jax.models.resnet import ResNetBackbone, ResNetConfig
 
 KINDS = ("e4e", "psp", "single_w")
+READS = ("rgb", "grey", "labels")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,8 @@ class EncoderConfig:
         offsets to those of the reconstruction (ReStyle).
       around_average: its codes are offsets to `latent_avg`, as in every published training but
         those without `start_from_latent_avg`.
+      reads: "rgb" images in [-1, 1], "grey" ones of one channel in [0, 1] (sketches) or one-hot
+        "labels" of as many classes as the backbone has channels; None for what the channels say.
     """
 
     kind: str = "e4e"
@@ -53,8 +56,12 @@ class EncoderConfig:
     middle: int = 7
     iterative: bool = False
     around_average: bool = True
+    reads: str | None = None
 
     def __post_init__(self):
+        if self.reads is None:
+            known = {1: "grey", 3: "rgb"}
+            object.__setattr__(self, "reads", known.get(self.image_channels, "labels"))
         if self.kind not in KINDS:
             raise ValueError(f"kind of encoder is {self.kind!r}; expected one of {KINDS}")
         pyramid = 0 < self.coarse < self.middle < self.num_styles
@@ -68,11 +75,24 @@ class EncoderConfig:
                 f"an iterative encoder's backbone reads {self.backbone.in_channels} channels; "
                 "expected twice those of an image"
             )
+        if self.reads not in READS:
+            raise ValueError(f"reads is {self.reads!r}; expected one of {READS}")
+        expected = {"grey": 1, "rgb": 3}.get(self.reads, self.image_channels)
+        if self.image_channels != expected or self.image_channels > 256:
+            raise ValueError(
+                f"an encoder of {self.reads} has {self.image_channels} channels; expected "
+                f"{min(expected, 256)}{' at most' if expected > 256 else ''}"
+            )
 
     @classmethod
     def toy(cls):
         """Ten styles of a 64x64 generator."""
         return cls(num_styles=10, style_dim=64, image_size=(64, 64), backbone=IRSEConfig.toy())
+
+    @property
+    def image_channels(self) -> int:
+        """C of the images [B, H, W, C] that it reads, without the reconstructions of ReStyle's."""
+        return self.backbone.in_channels // (2 if self.iterative else 1)
 
     @property
     def has_pyramid(self) -> bool:
@@ -88,7 +108,9 @@ class EncoderConfig:
 
 
 class Encoder(nnx.Module):
-    """Images [B, H, W, 3] in [-1, 1] -> w_plus [B, L, D] float32, without `latent_avg`.
+    """Images [B, H, W, C] -> w_plus [B, L, D] float32, without `latent_avg`.
+
+    C is 3 and the range [-1, 1], but for what the configuration says in `reads`.
 
     Args:
       config: kind and shape.
@@ -124,8 +146,8 @@ class Encoder(nnx.Module):
         """Encodes images.
 
         Args:
-          images: [B, H, W, 3] in [-1, 1], H and W those of the configuration; [B, H, W, 6] with
-            the reconstructions for an iterative encoder.
+          images: [B, H, W, C], H and W those of the configuration; [B, H, W, 2C] with the
+            reconstructions for an iterative encoder.
           stage: e4e's progressive stage, the number of deltas that are open: a number or a traced
             int32 scalar, so that one compiled program serves every stage; the heads of closed
             deltas are not run. 0 repeats w, None opens all. The other kinds have no deltas and

@@ -14,6 +14,7 @@ from e4e_jax.editing.sefa import sefa_directions
 from e4e_jax.models.encoder import Encoder, EncoderConfig
 from e4e_jax.models.irse import IRSEConfig
 from e4e_jax.models.latent_discriminator import LatentDiscriminator
+from e4e_jax.models.stylegan2 import class_generator
 from e4e_jax.toy.faces import FACTORS
 from e4e_jax.training import parallel
 from e4e_jax.training.encoder_evaluation import Edit, EncoderEvaluation
@@ -132,7 +133,26 @@ def _frozen_networks(config) -> FrozenNetworks:
         if name not in by_name:
             by_name[name] = bundle.load_network(name, part, dtype=jnp.dtype(config.dtype))
         loaded[field] = by_name[name]
+    loaded["generator"] = _of_one_class(config, loaded["generator"])
     return FrozenNetworks(**loaded)
+
+
+def _of_one_class(config, generator):
+    """The generator, or what it draws of config.generator_class.
+
+    That is where w of the pools and the average code come from, and what the bundle of the run
+    holds: a generator without classes.
+    """
+    label, classes = config.generator_class, generator.config.num_classes
+    if label is None and not classes:
+        return generator
+    if label is None or not 0 <= label < classes:
+        expected = f"one of 0 to {classes - 1}" if classes else "None"
+        raise ValueError(
+            f"config.generator_class is {label} and config.generator is {config.generator}, which "
+            f"has {classes} classes; expected {expected}."
+        )
+    return class_generator(generator, label)
 
 
 def _encoder_config(config, generator) -> EncoderConfig:

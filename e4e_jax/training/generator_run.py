@@ -124,7 +124,13 @@ def _networks_to_go_on_from(name, resolution, dtype) -> dict[str, nnx.Module]:
         raise ValueError(
             f"config.start is {name}, a bundle of kind {opened.kind!r}; expected a generator."
         )
-    found = opened.networks["generator"].config.resolution
+    shape = opened.networks["generator"].config
+    if shape.num_classes:
+        raise ValueError(
+            f"config.start is {name}, a generator of {shape.num_classes} classes; expected one "
+            "without classes, as nothing here trains with labels."
+        )
+    found = shape.resolution
     if found != resolution:
         raise ValueError(
             f"config.start is {name}, which draws {found}x{found}; "

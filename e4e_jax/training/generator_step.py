@@ -172,15 +172,19 @@ def make_generator_step(
     def path_length_gradients(params, mean, keys):
         """On half of the batch, as the published code does to save time."""
         keys = keys[: max(keys.shape[0] // 2, 1)]
+        colours = generator.config.image_channels
+
+        def drawn(images):  # of grey RGB the channel that the generator draws
+            return images[..., :1] if colours == 1 else images
+
         style_keys, noise_keys, probe_keys = _split(keys, 3)
 
         def penalty(params):
             w_plus = map_styles(params, style_keys)
-            probe = jax.vmap(
-                lambda k: jax.random.normal(k, (generator.config.resolution,) * 2 + (3,))
-            )(probe_keys)
+            shape = (*(generator.config.resolution,) * 2, colours)
+            probe = jax.vmap(lambda k: jax.random.normal(k, shape))(probe_keys)
             value, new_mean, _ = losses.path_length_penalty(
-                lambda codes: synthesize(params, codes, noise_keys),
+                lambda codes: drawn(synthesize(params, codes, noise_keys)),
                 w_plus,
                 probe,
                 mean,

@@ -2,11 +2,15 @@
 
 import numpy as np
 import pytest
+from flax import nnx
+from helpers import randomize
 
 import e4e_jax
+from e4e_jax import bundle
 from e4e_jax.__main__ import main
 from e4e_jax.editing.files import load_directions
 from e4e_jax.inversion.folder import save_latents
+from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
 
 
 def run(out, inverter, *flags):
@@ -101,3 +105,21 @@ def test_bad_csv_files(text, sentence, inverter, scored, tmp_path, capsys):
     path.write_text(text)
     assert run(tmp_path / "out.npz", inverter, f"--latents={scored[0]}", f"--scores={path}") == 1
     assert sentence in capsys.readouterr().err
+
+
+def test_a_class_conditional_generator_needs_a_class_where_w_is_drawn(tmp_path, capsys):
+    config = GeneratorConfig(8, 8, 8, 2, channel_base=64, channel_max=8, num_classes=3)
+    generator = randomize(Generator(config, rngs=nnx.Rngs(0)))
+    path = tmp_path / "classes"
+    bundle.save_bundle(path, "generator", {"generator": generator})
+    ganspace = ["--method=ganspace", "--count=2", "--samples=100"]
+    assert run(tmp_path / "g.npz", path, *ganspace) == 1
+    assert "has 3 classes; expected a label (of commands: --class)" in capsys.readouterr().err
+    assert run(tmp_path / "g.npz", path, *ganspace, "--class=3") == 1
+    assert "the class is 3 of 3; expected 0 to 2" in capsys.readouterr().err
+    assert run(tmp_path / "g.npz", path, *ganspace, "--class=1") == 0
+    mean = load_directions(tmp_path / "g.npz")["ganspace_mean"]
+    z = np.random.default_rng(0).normal(size=(4000, 8))
+    w = np.asarray(e4e_jax.load(path).map(z, 1))
+    assert np.abs(mean - w.mean(axis=0)).max() < 0.1 * w.std(axis=0).max()
+    assert run(tmp_path / "s.npz", path, "--method=sefa", "--count=2") == 0  # of all classes alike
