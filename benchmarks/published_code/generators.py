@@ -19,7 +19,7 @@ from e4e_jax import bundle
 from e4e_jax.model import GeneratorModel
 
 
-def _compare(trial: Trial, path, synthesize, maps, judge, resolution):
+def _compare(trial: Trial, path, synthesize, maps, judge, resolution, *, colours=3, label=None):
     """The average generator, the one it is the average of, and the discriminator of a bundle.
 
     Args:
@@ -29,6 +29,8 @@ def _compare(trial: Trial, path, synthesize, maps, judge, resolution):
       maps: part of the bundle -> z [B, 512] to w [B, 512], likewise.
       judge: images to logits [B, 1], likewise.
       resolution: of the images.
+      colours: channels of the published networks' images; ours show one of them as three.
+      label: of the w of a class-conditional generator; its discriminator is left out.
     """
     import torch
 
@@ -36,13 +38,18 @@ def _compare(trial: Trial, path, synthesize, maps, judge, resolution):
     for part, title in (("generator", ""), ("generator_raw", " of g")):
         ours = GeneratorModel(bundle.load_network(path, part))
         w = maps[part](torch.from_numpy(z))
-        trial.compare(f"w{title}", ours.map(z), w)
+        trial.compare(f"w{title}", ours.map(z, label), w)
+        if label is not None:
+            trial.compare(f"w{title} of the class alone", ours.for_class(label).map(z), w)
         codes = w[:, None] + 0.3 * torch.randn(2, ours.num_styles, 512)
-        image = synthesize[part](codes)
+        image = synthesize[part](codes).expand(-1, 3, -1, -1)
         trial.compare(f"image{title}", ours.synthesize(codes.numpy()), image)
-    images = random_images(4, resolution, resolution)
+    if label is not None:
+        return
+    images = random_images(4, resolution, resolution)[..., :colours]
     discriminator = bundle.load_network(path, "discriminator")
-    logits = nnx.jit(type(discriminator).__call__)(discriminator, images)
+    shown = np.broadcast_to(images, (*images.shape[:3], 3))
+    logits = nnx.jit(type(discriminator).__call__)(discriminator, shown)
     trial.compare("logits", logits, judge(to_tensor(images))[:, 0])
 
 
@@ -76,10 +83,14 @@ def rosinality(trial: Trial):
     )
 
 
-def nvidia(trial: Trial, module):
+def nvidia(trial: Trial, module, *, colours=3, classes=0):
     """A pickle of NVIDIA's persistence, source and all."""
+    import torch
+
     networks, side = importlib.import_module(module), 64
-    sizes = {"c_dim": 0, "img_resolution": side, "img_channels": 3}
+    sizes = {"c_dim": classes, "img_resolution": side, "img_channels": colours}
+    label = classes - 1 if classes else None
+    one_hot = torch.eye(classes)[[label] * 2] if classes else None
     layers = {"conv_clamp": 256, "num_fp16_res": 0}
     # stylegan2-ada hands the layers' arguments on in a dict of their own.
     nested = module == "training.networks"
@@ -97,7 +108,9 @@ def nvidia(trial: Trial, module):
         trial,
         path,
         {part: lambda w, n=n: n.synthesis(w, noise_mode="const") for part, n in ours.items()},
-        {part: lambda z, n=n: n.mapping(z, None)[:, 0] for part, n in ours.items()},
+        {part: lambda z, n=n: n.mapping(z, one_hot)[:, 0] for part, n in ours.items()},
         lambda images: contents["D"](images, None),
         side,
+        colours=colours,
+        label=label,
     )

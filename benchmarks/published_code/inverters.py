@@ -6,6 +6,7 @@ import math
 from unittest import mock
 
 import numpy as np
+from PIL import Image
 
 import e4e_jax
 from benchmarks.published_code.trial import (
@@ -16,6 +17,11 @@ from benchmarks.published_code.trial import (
     same_bits,
     to_tensor,
 )
+from e4e_jax.data.images import resize_image, to_float
+from e4e_jax.data.inputs import input_source, to_input
+from e4e_jax.data.sources import ImageFiles
+from e4e_jax.models.encoder import EncoderConfig
+from e4e_jax.models.irse import IRSEConfig
 
 
 def inverter(trial: Trial, *, module="models.psp", name="pSp", iterations=None, **options):
@@ -53,7 +59,7 @@ def inverter(trial: Trial, *, module="models.psp", name="pSp", iterations=None, 
     network = published(argparse.Namespace(**options)).eval()
     ours = e4e_jax.load(ours_path)
 
-    images = random_images(1, *ours.image_size)
+    images = random_inputs(ours.encoder.config)
     if iterations is None:
         _, codes = network(to_tensor(images), return_latents=True, randomize_noise=False)
         trial.compare("codes", ours.encode(images), codes)
@@ -61,6 +67,45 @@ def inverter(trial: Trial, *, module="models.psp", name="pSp", iterations=None, 
         codes = _compare_iterations(trial, ours, network, images, iterations)
     published_images, _ = network.decoder([codes], input_is_latent=True, randomize_noise=False)
     trial.compare("image", ours.synthesize(codes.numpy()), published_images)
+
+
+def random_inputs(config):
+    """What an encoder of this configuration reads, [1, H, W, C]."""
+    if config.reads == "rgb":
+        return random_images(1, *config.image_size)
+    rng, shape = np.random.default_rng(0), (1, *config.image_size)
+    if config.reads == "grey":
+        return rng.uniform(0, 1, (*shape, 1)).astype(np.float32)
+    return np.eye(config.image_channels, dtype=np.float32)[
+        rng.integers(0, config.image_channels, shape)
+    ]
+
+
+def files(trial: Trial):
+    """Files of sketches and of labels, as the published data set and its transforms read them."""
+    kinds = importlib.import_module("configs.data_configs").DATASETS
+    dataset_of = importlib.import_module("datasets.inference_dataset").InferenceDataset
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 19, (256, 256)).astype(np.uint8)
+    pictures = {
+        "labels": ("celebs_seg_to_face", 19, labels),
+        "sketch": ("celebs_sketch_to_face", 1, rng.integers(0, 256, (256, 256), np.uint8)),
+        "sketch, larger and in colours": (
+            "celebs_sketch_to_face", 1, rng.integers(0, 256, (400, 300, 3), np.uint8)
+        ),
+    }  # fmt: skip
+    for name, (dataset_type, classes, picture) in pictures.items():
+        folder = trial.folder / name
+        folder.mkdir()
+        Image.fromarray(picture).save(folder / "0.png")
+        options = argparse.Namespace(label_nc=classes)
+        transforms = kinds[dataset_type]["transforms"](options).get_transforms()
+        dataset = dataset_of(folder, options, transforms["transform_inference"])
+        config = EncoderConfig(backbone=IRSEConfig(in_channels=classes))
+        image = input_source(ImageFiles([folder / "0.png"]), config)[0]
+        image = resize_image(image, config.image_size)
+        read = to_input(to_float(image)[None], config)
+        trial.compare(name, read, dataset[0][None])
 
 
 def _compare_iterations(trial, ours, network, images, iterations):

@@ -51,6 +51,9 @@ ROWS = {
     "e4e-w": _inverter_row("e4e", 256, "SingleStyleCodeEncoder"),
     "psp": _inverter_row("psp", 256, "GradualStyleEncoder"),
     "psp-w": _inverter_row("psp", 256, "BackboneEncoderUsingLastLayerIntoW", **_IN_W),
+    "psp-sketch": _inverter_row("psp", 256, "GradualStyleEncoder", input_nc=1, label_nc=1),
+    "psp-labels": _inverter_row("psp", 256, "GradualStyleEncoder", input_nc=19, label_nc=19),
+    "psp-files": Row("psp", inverters.files, torchvision=True),
     "restyle-e4e": _inverter_row("restyle", 256, "ProgressiveBackboneEncoder", **_OF_E4E),
     "restyle-psp": _inverter_row("restyle", 256, "BackboneEncoder", **_RESTYLE),
     "restyle-e4e-resnet": _inverter_row(
@@ -64,6 +67,14 @@ ROWS = {
     "rosinality": Row("rosinality", generators.rosinality),
     "nvidia": Row(
         "stylegan2-ada", functools.partial(generators.nvidia, module="training.networks")
+    ),
+    "nvidia-grey": Row(
+        "stylegan2-ada",
+        functools.partial(generators.nvidia, module="training.networks", colours=1),
+    ),
+    "nvidia-classes": Row(
+        "stylegan2-ada",
+        functools.partial(generators.nvidia, module="training.networks", classes=10),
     ),
     "nvidia-stylegan3": Row(
         "stylegan3", functools.partial(generators.nvidia, module="training.networks_stylegan2")

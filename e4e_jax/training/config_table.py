@@ -161,6 +161,7 @@ _BACKBONE = {
 
 _ENCODER = {
     "generator": text(),
+    "generator_class": optional(whole(0, 1_000_000)),
     "perceptual": text(),
     "identity": text(),
     "remat": one_of("none", "encoder", "generator", "all"),
@@ -197,6 +198,7 @@ _GENERATOR = {
     "mapping_lr_mul": number(0, 1000, above=True),
     "channel_base": whole(8, 2**20),
     "channel_max": whole(1, 4096),
+    "image_channels": Field("1 or 3", lambda value: type(value) is int and value in (1, 3)),
 }) | _section("objective", {
     "r1_gamma": _WEIGHT,
     "r1_every": whole(1, _MOST),

@@ -252,3 +252,21 @@ def test_encoders_that_are_not_here_are_named(tmp_path, capsys):
     torch.save(checkpoint, tmp_path / "a.pt")
     assert main([str(tmp_path / "a.pt"), str(tmp_path / "b")]) == 1
     assert "latent_avg differs between styles" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "label_nc, reads, found",
+    [(1, "grey", "psp encoder of 32x32 grey images"),
+     (5, "labels", "psp encoder of 32x32 maps of 5 classes"),
+     (3, "labels", "psp encoder of 32x32 maps of 3 classes")],
+)  # fmt: skip
+def test_what_an_encoder_reads_is_kept_there_and_back(tmp_path, label_nc, reads, found, capsys):
+    encoder = published.Encoder("psp", STYLES, **SMALL, in_channels=label_nc)
+    options = {"encoder_type": "GradualStyleEncoder", "input_nc": label_nc, "label_nc": label_nc}
+    checkpoint = make_checkpoint(encoder, make_decoder(), torch.randn(WIDTH), **options)
+    model = convert(checkpoint, tmp_path)
+    assert found in capsys.readouterr().out
+    assert model.reads == model.encoder.config.reads == reads
+    assert main([str(tmp_path / "bundle"), str(tmp_path / "back.pt"), "--to", "pytorch"]) == 0
+    back = torch.load(tmp_path / "back.pt", weights_only=True)["opts"]
+    assert (back["input_nc"], back["label_nc"]) == (label_nc, label_nc)
