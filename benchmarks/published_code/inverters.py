@@ -105,7 +105,17 @@ def files(trial: Trial):
         image = input_source(ImageFiles([folder / "0.png"]), config)[0]
         image = resize_image(image, config.image_size)
         read = to_input(to_float(image)[None], config)
-        trial.compare(name, read, dataset[0][None])
+        with mock.patch.object(np, "ogrid", _OldGrid()):
+            trial.compare(name, read, dataset[0][None])
+
+
+class _OldGrid:
+    """`np.ogrid` as NumPy had it when pSp was written: it gives lists."""
+
+    _grid = np.ogrid
+
+    def __getitem__(self, key):
+        return list(self._grid[key])
 
 
 def _compare_iterations(trial, ours, network, images, iterations):

@@ -22,7 +22,11 @@ _CHECKED_FOR_ALIGNMENT = 8  # images, the first ones
 
 def add_invert(commands):
     parser = commands.add_parser("invert", help="invert images with an encoder")
-    parser.add_argument("images", help="a folder, a file, or a pattern such as 'faces/*.png'")
+    parser.add_argument(
+        "images",
+        help="a folder, a file, or a pattern such as 'faces/*.png': photographs, or what else the "
+        "encoder reads (sketches; maps of labels, as PNG files of class numbers)",
+    )
     parser.add_argument("out", help="folder for images, latents.npz and a grid")
     parser.add_argument("--model", default="toy", help="a bundle with an encoder (default: toy)")
     parser.add_argument("--batch_size", type=int, default=8)
