@@ -57,6 +57,31 @@ def relative_error(actual, expected) -> float:
     return float(np.max(np.abs(actual - expected)) / np.max(np.abs(expected)))
 
 
+def in_float64(function, *args):
+    """What a JAX function of float arrays gives in float64: exact beside rounding in float32."""
+    with jax.enable_x64(True):
+        args = [np.asarray(arg, np.float64) for arg in args]
+        return jax.tree.map(np.asarray, jax.jit(function)(*args))
+
+
+def rounding(actual, exact, absolute) -> float:
+    """The largest error of sums, each in units of 2⁻²⁴ · Σ|its terms| (`absolute`), in float64.
+
+    How much float32 may lose in a sum depends on the order of adding, which every processor
+    chooses for itself; but each addition loses at most 2⁻²⁴ of a partial sum, up or down. Where
+    terms have both signs, partial sums of k terms grow as √k, and so does the sum of losses: one
+    unit in all, in any order, whatever the number of terms, and a few in the worst of many sums.
+    One lost term of n, or a wrong one, is 2²⁴ / n units.
+    """
+    arrays = [np.asarray(a, np.float64) for a in (actual, exact, absolute)]
+    if len({a.shape for a in arrays}) > 1:
+        raise AssertionError(f"shapes differ: {[a.shape for a in arrays]}")
+    actual, exact, absolute = arrays
+    errors = np.abs(actual - exact)
+    empty = np.where(errors > 0, np.inf, 0.0)  # sums without terms are 0
+    return float(np.divide(errors, absolute * 2.0**-24, out=empty, where=absolute > 0).max())
+
+
 def run_two_processes(program: str, *arguments: str, timeout: float = 300) -> list[str]:
     """Runs Python source in two processes that have joined as hosts of two devices each.
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from flax import nnx
 from helpers import randomize, relative_error
-from torch_comparison import gradient_error, to_jax, to_torch
+from torch_comparison import Corners, gradient_error, to_jax, to_torch
 
 from benchmarks.torch_reference import networks
 from e4e_jax.models.arcface import ArcFace, crop_face
@@ -20,12 +20,14 @@ def random_images(*shape):
 
 def test_vectors_and_gradients_match_torch():
     ours = randomize(ArcFace(SMALL, embedding_dim=10, image_size=40, rngs=nnx.Rngs(0)))
-    reference = networks.copy_weights(ours, networks.ArcFace(SMALL, 10, side=3)).eval()
+    reference = networks.copy_weights(ours, networks.ArcFace(SMALL, 10, side=3)).eval().double()
     x = random_images(3, 40, 40, 3)
     weights = np.random.default_rng(1).normal(size=(3, 10)).astype(np.float32)
 
     tensor = to_torch(x)
-    expected = reference(tensor)
+    with Corners() as corners:
+        expected = reference(tensor)
+    assert corners.are_far
     (expected * torch.from_numpy(weights)).sum().backward()
 
     def loss(model, x):

@@ -1,3 +1,4 @@
+import functools
 import re
 
 import jax
@@ -5,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import randomize, relative_error
+from helpers import in_float64, randomize, relative_error
 
 from e4e_jax.models import blocks, ops
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
@@ -33,6 +34,7 @@ def test_modulated_convolution_and_its_gradients_are_those_of_the_plain_form(up)
     x, kernel, style = normal(3, 6, 4, 5), normal(3, 3, 5, 7), normal(3, 5)
     weights = normal(3, *((12, 8) if up else (6, 4)), 7)
 
+    # Beside float64; the results are sums of 45 terms and gradients of some 100 such sums.
     def plain(x, kernel, style):
         return ops.modulated_conv2d(x, kernel, style, up=up)
 
@@ -40,13 +42,15 @@ def test_modulated_convolution_and_its_gradients_are_those_of_the_plain_form(up)
         x = x if up else blocks.from_image(x)
         return blocks.to_image(ops.modulated_conv2d(x, kernel, style, up=up, in_blocks=True))
 
-    def results(form):
-        output, pull = jax.vjp(form, x, kernel, style)
-        return output, *pull(weights)
+    def results(form, *args):
+        output, pull = jax.vjp(form, *args)
+        return output, *pull(weights.astype(output.dtype))
 
-    actual, expected = (jax.jit(lambda form=form: results(form))() for form in (in_blocks, plain))
-    for ours, theirs in zip(actual, expected, strict=True):
-        assert relative_error(ours, theirs) < 1e-6
+    args = x, kernel, style
+    actual = jax.jit(functools.partial(results, in_blocks))(*args)
+    exact = in_float64(functools.partial(results, plain), *args)
+    for ours, theirs in zip(actual, exact, strict=True):
+        assert relative_error(ours, theirs) < 3e-6
 
 
 @pytest.fixture
@@ -85,7 +89,8 @@ def test_synthesis_in_blocks_is_that_of_the_plain_form(noise, clamp, request):
     request.getfixturevalue("chosen")
     for remat in (False, True):
         gradient, images = results(remat)
-        assert relative_error(images, expected[1]) < 1e-6
+        # Two forms in float32, whose errors add up as in any network (see torch_comparison.py).
+        assert relative_error(images, expected[1]) < 1e-5
         assert relative_error(gradient, expected[0]) < 1e-5
 
 

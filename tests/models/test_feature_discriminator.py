@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from flax import nnx
 from helpers import randomize, relative_error
-from torch_comparison import to_jax, to_torch
+from torch_comparison import Corners, to_jax, to_torch, torch_parameters
 
 from benchmarks.torch_reference import stylegan2 as reference
 from e4e_jax.models.discriminator import Discriminator
@@ -45,15 +45,17 @@ def torch_head(p, name, x):
 
 def test_logits_and_gradients_match_torch():
     ours = randomize(build(unit_levels))
-    p = reference.torch_parameters(ours)
+    p = torch_parameters(ours)
     images = np.random.default_rng(1).uniform(-1, 1, (4, 16, 16, 3)).astype(np.float32)
     pixels = to_torch(images)
     pixel_parameters = {
         name.removeprefix("pixels."): value for name, value in p.items() if "pixels." in name
     }
-    expected = [reference.discriminator(pixel_parameters, CONFIG, pixels)]
-    for i, level in enumerate(torch_unit_levels(pixels)):
-        expected.append(torch_head(p, f"heads.{i}", level))
+    with Corners() as corners:
+        expected = [reference.discriminator(pixel_parameters, CONFIG, pixels)]
+        for i, level in enumerate(torch_unit_levels(pixels)):
+            expected.append(torch_head(p, f"heads.{i}", level))
+    assert corners.are_far
     expected = torch.stack(expected, dim=1)
     weights = np.random.default_rng(2).normal(size=(4, 3)).astype(np.float32)
     (expected * torch.from_numpy(weights)).sum().backward()

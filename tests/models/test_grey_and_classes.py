@@ -7,7 +7,7 @@ import pytest
 import torch
 from flax import nnx
 from helpers import randomize, relative_error
-from torch_comparison import to_jax, to_torch
+from torch_comparison import to_jax, to_torch, torch_parameters
 
 from benchmarks.torch_reference import stylegan2 as reference
 from e4e_jax.model import GeneratorModel
@@ -28,12 +28,12 @@ def random_batch(*shape):
 @pytest.fixture(scope="module")
 def conditional():
     ours = randomize(Generator(config(num_classes=3), rngs=nnx.Rngs(0)))
-    return ours, reference.torch_parameters(ours)
+    return ours, torch_parameters(ours)
 
 
 def test_grey_images_and_gradients_match_torch():
     ours = randomize(Generator(config(image_channels=1), rngs=nnx.Rngs(0)))
-    p = reference.torch_parameters(ours)
+    p = torch_parameters(ours)
     w_plus, target = random_batch(3, 4, 12), random_batch(3, 8, 8, 3)
     codes = to_torch(w_plus)
     expected = reference.synthesis(p, ours.config, codes)
@@ -56,7 +56,7 @@ def test_grey_images_and_gradients_match_torch():
 
 def test_a_discriminator_of_grey_images_matches_torch():
     ours = randomize(Discriminator(config(image_channels=1), rngs=nnx.Rngs(0)))
-    p = reference.torch_parameters(ours)
+    p = torch_parameters(ours)
     grey = np.random.default_rng(1).uniform(-1, 1, (4, 8, 8, 1)).astype(np.float32)
     pixels = to_torch(grey)
     expected = reference.discriminator(p, ours.config, pixels)
@@ -89,8 +89,8 @@ def test_classes_and_their_gradients_match_torch(conditional):
     ours, p = conditional
     z, labels, target = random_batch(4, 10), np.array([2, 0, 1, 2]), random_batch(4, 12)
     one_hot = np.eye(3, dtype=np.float32)[labels]
-    codes = torch.from_numpy(z).requires_grad_()
-    expected = reference.mapping(p, ours.config, codes, torch.from_numpy(one_hot))
+    codes = to_torch(z)
+    expected = reference.mapping(p, ours.config, codes, to_torch(one_hot))
     (expected * torch.from_numpy(target)).sum().backward()
 
     def loss(model, z):
@@ -113,7 +113,7 @@ def test_a_model_maps_z_with_its_labels(conditional):
     for label in (1, np.array([2, 0, 1, 2]), np.full((4, 3), 1 / 3, np.float32)):
         weights = np.eye(3)[label] if np.ndim(label) < 2 else label
         weights = np.broadcast_to(weights, (4, 3)).astype(np.float32)
-        w = reference.mapping(p, ours.config, torch.from_numpy(z), torch.from_numpy(weights))
+        w = reference.mapping(p, ours.config, to_torch(z), to_torch(weights))
         assert relative_error(model.map(z, label), w.detach()) < 1e-5
         truncated = average + 0.7 * (w.detach() - average)
         assert relative_error(model.map(z, label, truncation_psi=0.7), truncated) < 1e-5

@@ -9,7 +9,7 @@ from flax import nnx
 from helpers import randomize, relative_error
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from torch_comparison import gradient_error, state_error, to_jax, to_torch
+from torch_comparison import Corners, gradient_error, state_error, to_jax, to_torch
 
 from benchmarks.torch_reference.networks import Backbone, copy_weights
 from e4e_jax.models.batch_norm import BatchNorm
@@ -27,7 +27,7 @@ def images(*shape, seed=0):
 def networks(request):
     ours = randomize(IRSEBackbone(SMALL, rngs=nnx.Rngs(0)))
     reference = Backbone(SMALL.widths, SMALL.depths, SMALL.squeeze_reduction)
-    copy_weights(ours, reference)
+    copy_weights(ours, reference).double()
     getattr(ours, request.param)()
     getattr(reference, request.param)()
     return ours, reference
@@ -55,7 +55,9 @@ def test_gradients_match_torch(networks):
         return sum(jnp.vdot(y, w) for y, w in zip(model(x), weights, strict=True))
 
     of_weights, of_images = nnx.jit(nnx.grad(loss, argnums=(0, 1)))(ours, x)
-    outputs = reference(tensor)
+    with Corners() as corners:
+        outputs = reference(tensor)
+    assert corners.are_far
     sum(
         (y * torch.from_numpy(w).permute(0, 3, 1, 2)).sum()
         for y, w in zip(outputs, weights, strict=True)
@@ -64,8 +66,9 @@ def test_gradients_match_torch(networks):
     assert gradient_error(of_weights, reference) < 1e-5
 
 
-# At an offset of 3000 float32 holds no value to better than 1e-4 of this spread.
-@pytest.mark.parametrize("offset, tolerance", [(30.0, 1e-5), (3000.0, 2e-4)])
+# The values' own rounding, and that of their means, is 2⁻²⁴ of the offset each time: at 3000, 2e-4
+# of a spread that is about 1. A variance from the difference of squares would be off by a tenth.
+@pytest.mark.parametrize("offset, tolerance", [(30.0, 3e-5), (3000.0, 1e-3)])
 def test_batch_norm_over_four_devices_equals_one_full_batch(offset, tolerance):
     full = randomize(BatchNorm(5), seed=1)
     graph, state = nnx.split(randomize(BatchNorm(5, axis_name="data"), seed=1))
@@ -109,9 +112,9 @@ def test_batch_norm_over_four_devices_equals_one_full_batch(offset, tolerance):
 
 def test_batch_norm_of_vectors_matches_torch():
     ours = randomize(BatchNorm(6))
-    reference = copy_weights(ours, torch.nn.BatchNorm1d(6))
+    reference = copy_weights(ours, torch.nn.BatchNorm1d(6)).double()
     x = images(9, 6)
-    assert relative_error(ours(x), reference(torch.from_numpy(x)).detach()) < 1e-5
+    assert relative_error(ours(x), reference(to_torch(x)).detach()) < 1e-5
     assert state_error(nnx.state(ours), reference) < 1e-5
 
 

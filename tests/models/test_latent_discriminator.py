@@ -3,7 +3,7 @@ import numpy as np
 import torch
 from flax import nnx
 from helpers import randomize, relative_error
-from torch_comparison import gradient_error
+from torch_comparison import Corners, gradient_error, to_torch
 
 from benchmarks.torch_reference import networks
 from e4e_jax.models.latent_discriminator import LatentDiscriminator
@@ -11,12 +11,14 @@ from e4e_jax.models.latent_discriminator import LatentDiscriminator
 
 def test_logits_and_gradients_match_torch():
     ours = randomize(LatentDiscriminator(16, 4, rngs=nnx.Rngs(0)))
-    reference = networks.copy_weights(ours, networks.LatentDiscriminator(16, 4))
+    reference = networks.copy_weights(ours, networks.LatentDiscriminator(16, 4)).double()
     w = np.random.default_rng(0).normal(size=(5, 3, 16)).astype(np.float32)
     weights = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
 
-    tensor = torch.from_numpy(w).requires_grad_()
-    expected = reference(tensor)[..., 0]
+    tensor = to_torch(w)
+    with Corners() as corners:
+        expected = reference(tensor)[..., 0]
+    assert corners.are_far
     (expected * torch.from_numpy(weights)).sum().backward()
     of_weights, of_w = nnx.grad(lambda m, w: jnp.vdot(m(w), weights), argnums=(0, 1))(ours, w)
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from flax import nnx
 from helpers import randomize, relative_error
-from torch_comparison import gradient_error, to_jax, to_torch
+from torch_comparison import Corners, gradient_error, to_jax, to_torch
 
 from benchmarks.torch_reference import networks
 from e4e_jax.models.moco import MoCo, resize_nearest
@@ -12,12 +12,14 @@ from e4e_jax.models.moco import MoCo, resize_nearest
 
 def test_vectors_and_gradients_match_torch():
     ours = randomize(MoCo(depths=(1, 2, 1, 1), width=8, image_size=40, rngs=nnx.Rngs(0)))
-    reference = networks.copy_weights(ours, networks.MoCo((1, 2, 1, 1), 8, 40)).eval()
+    reference = networks.copy_weights(ours, networks.MoCo((1, 2, 1, 1), 8, 40)).eval().double()
     x = np.random.default_rng(0).uniform(-1, 1, (2, 48, 36, 3)).astype(np.float32)
     weights = np.random.default_rng(1).normal(size=(2, 256)).astype(np.float32)
 
     tensor = to_torch(x)
-    expected = reference(tensor)
+    with Corners() as corners:
+        expected = reference(tensor)
+    assert corners.are_far
     (expected * torch.from_numpy(weights)).sum().backward()
 
     def loss(model, x):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from flax import nnx
 from helpers import randomize, relative_error
-from torch_comparison import to_jax, to_torch
+from torch_comparison import Corners, sum_error, to_jax, to_torch, torch_parameters
 
 from benchmarks.torch_reference import stylegan2 as reference
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig, mean_latent
@@ -20,12 +20,24 @@ def small(resolution, **changes):
 
 def pair(config):
     ours = randomize(Generator(config, rngs=nnx.Rngs(0)))
-    return ours, reference.torch_parameters(ours)
+    return ours, torch_parameters(ours)
 
 
 def random_codes(config, batch=3):
     shape = (batch, config.num_styles, config.w_dim)
     return np.random.default_rng(1).normal(size=shape).astype(np.float32)
+
+
+def spread_noise_strengths(p, config, batch):
+    """Gives every activation a strength of its own: their gradients are the terms of the one's.
+
+    That is a sum over whole images, and what its terms leave of one another may be little.
+    """
+    for i in range(2 * len(config.block_resolutions) - 1):
+        resolution = config.block_resolutions[(i + 1) // 2]
+        shape = (batch, config.channels(resolution), resolution, resolution)
+        name = f"synthesis.convs.{i}.noise_strength"
+        p[name] = p[name].detach().expand(shape).contiguous().requires_grad_()
 
 
 def test_channels_and_styles_of_the_published_generator():
@@ -41,7 +53,7 @@ def test_mapping_and_truncation_match_torch():
     config = small(8)
     ours, p = pair(config)
     z = 2 * np.random.default_rng(0).normal(size=(5, config.z_dim)).astype(np.float32)
-    w = reference.mapping(p, config, torch.from_numpy(z))
+    w = reference.mapping(p, config, to_torch(z))
     average = p["latent_avg"]
     run = nnx.jit(lambda generator, z, psi: generator.map(z, psi))
     assert relative_error(run(ours, z, 1.0), w.detach()) < 1e-5
@@ -78,7 +90,10 @@ def test_images_and_gradients_match_torch(config, noise):
     ours, p = pair(config)
     w_plus = random_codes(config)
     codes = to_torch(w_plus)
-    expected = reference.synthesis(p, config, codes, noise=noise)
+    spread_noise_strengths(p, config, batch=3)
+    with Corners() as corners:
+        expected = reference.synthesis(p, config, codes, noise=noise)
+    assert corners.are_far
     target = np.random.default_rng(2).normal(size=(3, *[config.resolution] * 2, 3))
     (expected * to_torch(target)).sum().backward()
 
@@ -93,6 +108,8 @@ def test_images_and_gradients_match_torch(config, noise):
     for name, gradient in reference.named_arrays(gradients).items():
         if p[name].grad is None:  # the mapping network, the noise strengths without noise
             assert not np.any(gradient)
+        elif "noise_strength" in name:
+            assert sum_error(gradient, p[name].grad) < 1e-6, name
         else:
             assert relative_error(gradient, p[name].grad) < 1e-5, name
 
@@ -116,7 +133,10 @@ def test_path_length_gradients_match_torch_double_backward():
     probe = np.random.default_rng(3).normal(size=(2, 16, 16, 3)).astype(np.float32)
 
     codes = to_torch(w_plus)
-    images = reference.synthesis(p, config, codes)
+    spread_noise_strengths(p, config, batch=2)
+    with Corners() as corners:
+        images = reference.synthesis(p, config, codes)
+    assert corners.are_far
     projection = (images * to_torch(probe)).sum() / 16
     (slopes,) = torch.autograd.grad(projection, codes, create_graph=True)
     lengths = slopes.square().sum(2).mean(1).sqrt()
@@ -132,7 +152,9 @@ def test_path_length_gradients_match_torch_double_backward():
     assert relative_error(value, expected.detach()) < 1e-5
     assert relative_error(code_gradient, codes.grad) < 1e-5
     for name, gradient in reference.named_arrays(gradients).items():
-        if p[name].grad is not None:
+        if "noise_strength" in name:
+            assert sum_error(gradient, p[name].grad) < 2e-6, name
+        elif p[name].grad is not None:
             assert relative_error(gradient, p[name].grad) < 1e-5, name
 
 

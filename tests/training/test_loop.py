@@ -34,6 +34,9 @@ def folder(tmp_path_factory):
 def start(folder, workdir, *flags, devices=1):
     command = [sys.executable, "train.py", f"--config={folder}/tiny.py", f"--workdir={workdir}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # As users have it, but for this module alone: a run that goes on finds its step compiled.
+    environment["JAX_ENABLE_COMPILATION_CACHE"] = "true"
+    environment["JAX_COMPILATION_CACHE_DIR"] = str(folder / "programs")
     environment["XLA_FLAGS"] = environment["XLA_FLAGS"].replace("count=4", f"count={devices}")
     return subprocess.Popen(
         [*command, *flags], cwd=ROOT, env=environment, text=True,
