@@ -23,9 +23,11 @@ class GeneratorModel:
       resolution: R, side of the images.
       num_styles: L.
       num_classes: of a class-conditional generator; 0 for one without classes.
+      metadata: what its bundle notes, such as the images that it was trained on.
     """
 
     def __init__(self, generator: Generator):
+        self.metadata = {}
         self.generator = generator
         self.num_classes = generator.config.num_classes
         self.resolution = generator.config.resolution
@@ -174,10 +176,12 @@ class FeatureModel:
 def load(name, *, dtype=None) -> GeneratorModel | FeatureModel:
     """See `e4e_jax.load`."""
     opened = bundle.load_bundle(name, dtype=dtype)
-    if opened.kind == "inverter":
-        return Inverter(**opened.networks)
-    if opened.kind == "generator":
-        return GeneratorModel(opened.networks["generator"])
+    if opened.kind in ("inverter", "generator"):
+        networks = opened.networks
+        inverts = opened.kind == "inverter"
+        model = Inverter(**networks) if inverts else GeneratorModel(networks["generator"])
+        model.metadata = opened.metadata
+        return model
     (network,) = opened.networks.values()
     return FeatureModel(network)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from e4e_jax.data.images import decode_image
 from e4e_jax.toy.faces import FACTORS, render, sample_factors
 
 needs_dlib = pytest.mark.skipif(
@@ -127,3 +128,12 @@ def drawn_face():
     image = np.full((300, 500, 3), 128, np.uint8)
     image[20:276, 200:456] = render(factors, 256)[0]
     return image
+
+
+def sheet_cells(path, rows, columns):
+    """The square cells of a sheet's file, without the names above: int [rows, columns, S, S, 3]."""
+    image = decode_image(path).astype(int)
+    side = image.shape[1] // columns
+    assert image.shape[1] == side * columns and 0 < image.shape[0] - rows * side < side
+    cells = image[-rows * side :].reshape(rows, side, columns, side, 3)
+    return cells.transpose(0, 2, 1, 3, 4)

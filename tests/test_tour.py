@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from helpers import sheet_cells
 
 from e4e_jax.data.images import decode_image
 from e4e_jax.editing.files import load_directions
@@ -49,12 +50,12 @@ def test_tour(tmp_path):
     edits = ["smile=-2,2", "sefa_0=3", "hair@0-3=2", "style:3:12=5"]
     output = e4e("edit", "out/latents.npz", "edited", "--directions=mine.npz", "--edits", *edits)
     assert "inversion | smile=-2 | smile=2 | sefa_0=3 | hair@0-3=2 | style:3:12=5" in output
-    assert decode_image(tmp_path / "edited" / "grid.png").shape == (8 * 64, 6 * 64, 3)
+    assert sheet_cells(tmp_path / "edited" / "grid.png", 8, 6).shape[2:] == (128, 128, 3)
 
     e4e("mix", "faces", "faces", "mixed", "--layers=0-5")
-    assert decode_image(tmp_path / "mixed" / "grid.png").shape == (9 * 64, 9 * 64, 3)
+    assert sheet_cells(tmp_path / "mixed" / "grid.png", 9, 9).shape[2:] == (128, 128, 3)
     e4e("interpolate", "faces", "between", "--frames=4")
-    assert decode_image(tmp_path / "between" / "grid.png").shape == (7 * 64, 4 * 64, 3)
+    assert sheet_cells(tmp_path / "between" / "grid.png", 7, 4).shape[2:] == (128, 128, 3)
 
     output = run(tmp_path, ROOT / "eval.py", "--metrics=l2,toy_id,toy_r2", "--cache=", "--out=e")
     figures = json.loads((tmp_path / "e" / "metrics.json").read_text())["figures"]

@@ -21,8 +21,9 @@ from e4e_jax.commands.pictures import (
 )
 from e4e_jax.data import outputs
 from e4e_jax.data.batches import in_batches
-from e4e_jax.data.images import image_grid, save_png
+from e4e_jax.data.images import save_png
 from e4e_jax.data.names import check_places, file_labels, place
+from e4e_jax.data.sheets import sheet
 from e4e_jax.editing.edits import ChannelEdit, apply_edit, parse_edit
 from e4e_jax.editing.files import load_directions
 from e4e_jax.editing.range import FAR_CHANNEL
@@ -91,11 +92,12 @@ def _run(flags):
     sheets = dict.fromkeys([outputs.GRID, *itertools.chain(*animated)])
     out = outputs.start_sheets(flags.out, sheets | dict(zip(files, names, strict=True)))
     for i, file in enumerate(files):
-        save_png(place(out, file), image_grid(cells[i], len(columns)))
+        save_png(place(out, file), sheet(cells[i], len(columns), order))
         for path, frames in zip(animated[i], animations if gifs else [], strict=True):
             save_gif(place(out, path), [frame[i] for frame in frames])
     shown = cells[:_GRID_ROWS]
-    save_png(out / outputs.GRID, image_grid(shown.reshape(-1, *shown.shape[2:]), len(columns)))
+    cells = shown.reshape(-1, *shown.shape[2:])
+    save_png(out / outputs.GRID, sheet(cells, len(columns), order))
     if saved_codes:
         save_latents(out / outputs.LATENTS, saved_names, np.concatenate(saved_codes))
     print(f"{len(names)} images, from left to right: {' | '.join(order)}")

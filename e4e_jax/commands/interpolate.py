@@ -10,7 +10,8 @@ from e4e_jax.commands.pictures import (
     save_gif,
 )
 from e4e_jax.data import outputs
-from e4e_jax.data.images import image_grid, save_png
+from e4e_jax.data.images import save_png
+from e4e_jax.data.sheets import sheet
 from e4e_jax.editing.mixing import interpolate_codes
 from e4e_jax.inversion.folder import save_latents
 
@@ -47,8 +48,9 @@ def _run(flags):
 
     sheets = [outputs.GRID, *([_ANIMATION] if flags.gif else [])]
     out = outputs.start_sheets(flags.out, dict.fromkeys(sheets))
-    save_png(out / outputs.GRID, image_grid(images, flags.frames))
     shares = np.linspace(0, 1, flags.frames)
+    labels = [f"{share:.0%}" for share in shares]
+    save_png(out / outputs.GRID, sheet(images, flags.frames, labels))
     steps = [f"{names[i]} to {names[i + 1]} {share:.3g}" for i in pairs for share in shares]
     save_latents(out / outputs.LATENTS, steps, np.concatenate(ways))
     print(f"{len(ways)} rows of {flags.frames} frames, through {' | '.join(names)}")

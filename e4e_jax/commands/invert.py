@@ -1,5 +1,6 @@
 """python -m e4e_jax invert IMAGES OUT: images -> codes and their synthesis."""
 
+import dataclasses
 import functools
 import sys
 
@@ -8,7 +9,13 @@ import jax.numpy as jnp
 
 from e4e_jax import bundle
 from e4e_jax import model as models
-from e4e_jax.commands.pictures import drawn_size, shortened, synthesize
+from e4e_jax.commands.pictures import (
+    comparison,
+    drawn_size,
+    say_what_is_strange,
+    shortened,
+    synthesize,
+)
 from e4e_jax.data.images import ImageError
 from e4e_jax.data.sources import open_images
 from e4e_jax.inversion.align import AlignedFaces, is_aligned
@@ -80,7 +87,7 @@ def _invert_all(flags):
     if flags.refine:
         refine = functools.partial(_METHODS[flags.method], model, perceptual, steps=flags.refine)
     outcome = invert_folder(
-        functools.partial(_invert, model, flags.iterations, refine),
+        functools.partial(_invert, model, flags.iterations, refine, comparison(model)),
         source,
         flags.out,
         image_size=model.image_size,
@@ -100,6 +107,8 @@ def _invert_all(flags):
         print(f"left out: {reason}")
     for name, note in (source.notes if flags.align else {}).items():
         print(f"{name}: {note}")
+    if outcome.errors:
+        say_what_is_strange(model, list(outcome.errors), list(outcome.errors.values()))
     if outcome.count + outcome.already == 0:
         raise ValueError(f"none of the {len(source)} images at {flags.images} could be inverted.")
     if jax.process_index() > 0:
@@ -132,9 +141,12 @@ def _warn_if_unaligned(source):
         )
 
 
-def _invert(model, iterations, refine, images) -> Inverted:
+def _invert(model, iterations, refine, compare, images) -> Inverted:
     codes = model.encode(model.to_input(images), iterations)
-    return refine(images, codes) if refine else Inverted(codes, _draw(model, codes))
+    drawn = _draw(model, codes) if compare or not refine else None
+    found = refine(images, codes) if refine else Inverted(codes, drawn)
+    # Of the encoder's inversion: refined, any image comes nearer.
+    return dataclasses.replace(found, errors=compare(images, drawn)) if compare else found
 
 
 def _refine_w_plus(model, perceptual, images, codes, *, steps):

@@ -1,12 +1,14 @@
 """python -m e4e_jax mix SOURCES DESTINATIONS OUT: style mixing, every source with every image."""
 
+import functools
 import re
 
 import numpy as np
 
 from e4e_jax.commands.pictures import add_reading_flags, draw, load_generator, read_codes
 from e4e_jax.data import outputs
-from e4e_jax.data.images import image_grid, save_png
+from e4e_jax.data.images import save_png
+from e4e_jax.data.sheets import sheet
 from e4e_jax.editing.mixing import mix_styles
 from e4e_jax.inversion.folder import save_latents
 
@@ -36,9 +38,8 @@ def _run(flags):
         raise ValueError(f"--layers is {flags.layers!r:.80}; expected FIRST-LAST such as 0-3.")
     first, last = map(int, layers.groups())
     model = load_generator(flags.model)
-    (sources, given, _), (destinations, kept, _) = (
-        read_codes(name, model, flags.out, flags) for name in (flags.sources, flags.destinations)
-    )
+    read = functools.cache(lambda name: read_codes(name, model, flags.out, flags))
+    (sources, given, _), (destinations, kept, _) = read(flags.sources), read(flags.destinations)
     if max(len(sources), len(destinations)) > _MOST:
         raise ValueError(
             f"there are {len(sources)} sources and {len(destinations)} destinations; expected at "
@@ -55,7 +56,8 @@ def _run(flags):
     cells[0, 1:], cells[1:, 0] = tops, lefts
     cells[1:, 1:] = inside.reshape(cells[1:, 1:].shape)
     out = outputs.start_sheets(flags.out, {outputs.GRID: None})
-    grid = image_grid(cells.reshape(-1, *images.shape[1:]), len(given) + 1)
+    labels = [f"styles {flags.layers} of:", *sources]
+    grid = sheet(cells.reshape(-1, *images.shape[1:]), len(given) + 1, labels)
     save_png(out / outputs.GRID, grid)
     names = [f"{name} with {source} @{first}-{last}" for name in destinations for source in sources]
     save_latents(out / outputs.LATENTS, names, mixed)

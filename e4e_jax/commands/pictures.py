@@ -15,11 +15,13 @@ from e4e_jax.data.batches import in_batches
 from e4e_jax.data.images import ImageError, resize_image, to_float, to_uint8
 from e4e_jax.data.sources import open_images
 from e4e_jax.editing.range import FAR, distances
+from e4e_jax.inversion.domain import Domain, errors_of
 from e4e_jax.inversion.folder import check_no_input, load_latents
 from e4e_jax.inversion.invert import synthesize_like
 from e4e_jax.runtime.files import writing
 
 _FRAME_SECONDS = 0.08
+_COMPARED = 16  # images whose inversions are looked at, the first ones
 
 
 def add_class_flag(parser) -> None:
@@ -83,6 +85,14 @@ def read_codes(name, model: models.GeneratorModel, out, flags):
     codes = in_batches(
         lambda batch: model.encode(model.to_input(to_float(batch))), (images,), flags.batch_size
     )
+    if compare := comparison(model):
+        some = slice(min(_COMPARED, len(images)))
+        drawn = in_batches(
+            lambda batch: synthesize(model.generator, batch, size=drawn_size(model)),
+            (codes[some],),
+            flags.batch_size,
+        )
+        say_what_is_strange(model, names[some], compare(to_float(images[some]), drawn))
     size = drawn_size(model)
     return names, codes, np.stack([resize_image(image, size) for image in images])
 
@@ -143,6 +153,43 @@ def shortened(names, most: int = 10) -> str:
     """Names in a line, the first ones where they are many."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def comparison(model: models.Inverter):
+    """How to tell images that are none of the model's domain; None if its bundle names none.
+
+    Returns:
+      A function of images [B, H, W, 3] in [-1, 1], as the encoder reads them, and of their
+      inversions at `drawn_size`: the mean squared errors of these and of the average image, [B, 2].
+    """
+    domain = Domain.of(model.metadata)
+    backbone, iterative = model.encoder.config.backbone, model.encoder.config.iterative
+    if domain is None or backbone.in_channels != (6 if iterative else 3):
+        return None
+    average = None
+    if domain.most is None:
+        average = synthesize(model.generator, model.latent_avg[None], size=drawn_size(model))
+
+    def compare(images, drawn):
+        images = np.asarray(images)
+        errors = errors_of(images, drawn)
+        far = np.full_like(errors, np.inf) if average is None else errors_of(images, average)
+        return np.stack([errors, far], axis=1)
+
+    return compare
+
+
+def say_what_is_strange(model: models.Inverter, names, errors) -> None:
+    """One sentence on the images that look like something else than the model was trained on.
+
+    Args:
+      model: that `comparison` knows.
+      names: of the images.
+      errors: what it returned for them, [N, 2].
+    """
+    sentence = Domain.of(model.metadata).sentence(names, *np.reshape(errors, (-1, 2)).T)
+    if sentence:
+        print(f"e4e_jax: {sentence}", file=sys.stderr)
 
 
 def drawn_size(model: models.GeneratorModel) -> tuple[int, int]:

@@ -22,7 +22,6 @@ from e4e_jax.data import outputs
 from e4e_jax.data.images import (
     ImageError,
     decode_image,
-    image_grid,
     resize_image,
     save_png,
     to_uint8,
@@ -30,6 +29,7 @@ from e4e_jax.data.images import (
 from e4e_jax.data.names import check_names, check_places, distinct, place, settle
 from e4e_jax.data.pipeline import make_pipeline
 from e4e_jax.data.same_on_hosts import check_same_on_hosts
+from e4e_jax.data.sheets import sheet
 from e4e_jax.data.sources import Subset
 from e4e_jax.inversion import record
 from e4e_jax.runtime.files import read_arrays, write_arrays
@@ -49,12 +49,14 @@ class Inverted:
       images: [B, R, R, 3] in [-1, 1].
       noises: optimised noise images, a list of [B, r, r]; None where they stay the generator's.
       generators: a bundle writer per image, `write(path)`, where the generator was tuned; or None.
+      errors: numbers of each image that say how near its inversion is, [B, K]; or None.
     """
 
     codes: jax.Array
     images: jax.Array
     noises: list[jax.Array] | None = None
     generators: list[Callable[[str], None]] | None = None
+    errors: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +68,14 @@ class Outcome:
       already: images that were there before.
       bad: name -> reason of images of this host that could not be decoded or inverted.
       changed: images that were there before with another content, and were inverted anew.
+      errors: name -> numbers [K] that `invert` gave for the images of this host, if it gave any.
     """
 
     count: int
     already: int
     bad: dict[str, str]
     changed: tuple[str, ...] = ()
+    errors: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def invert_folder(
@@ -127,7 +131,7 @@ def invert_folder(
     mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("data",))
     sharding = jax.NamedSharding(mesh, jax.P("data"))
     batch_size = -(-min(batch_size, max(len(todo), 1)) // mesh.size) * mesh.size
-    bad = {}
+    bad, errors = {}, {}
     if todo:
         batches = make_pipeline(
             Subset(source, todo),
@@ -157,6 +161,8 @@ def invert_folder(
                     name = source.names[indices.pop(row)]
                     bad[name] = f"{name}: its inversion is not finite"
                 _write_batch(out, found, indices, source, files, settings, writers)
+                if found.errors is not None:
+                    errors |= {source.names[i]: found.errors[row] for row, i in indices.items()}
                 if bar:
                     bar.update(step, {})
             bad |= batches.bad_images
@@ -164,7 +170,8 @@ def invert_folder(
     if jax.process_index() == 0:
         record.merge(out, settings)
         _write_grid(out, source, image_size)
-    return Outcome(count, already, bad, tuple(name for name in changed if name not in bad))
+    changed = tuple(name for name in changed if name not in bad)
+    return Outcome(count, already, bad, changed, errors)
 
 
 class _Noted:
@@ -352,4 +359,5 @@ def _write_grid(out, source, image_size):
                     pair = source[i], decode_image(out / made[name].file)
                     cells += [resize_image(image, image_size) for image in pair]
     if cells:
-        save_png(out / outputs.GRID, image_grid(np.stack(cells), 2 * _GRID_PAIRS))
+        labels = ["input", "inversion"] * _GRID_PAIRS
+        save_png(out / outputs.GRID, sheet(np.stack(cells), 2 * _GRID_PAIRS, labels))

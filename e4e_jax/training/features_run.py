@@ -9,7 +9,7 @@ from flax import nnx
 
 from e4e_jax import bundle
 from e4e_jax.data.batches import in_batches
-from e4e_jax.data.images import image_grid
+from e4e_jax.data.sheets import sheet
 from e4e_jax.metrics.regression import r2_score
 from e4e_jax.models.irse import IRSEConfig
 from e4e_jax.toy.faces import FACTORS
@@ -77,6 +77,6 @@ def build_features_run(config, mesh) -> Run:
         batches=training_batches(config, with_factors=True),
         validate=scores,
         best="error",
-        picture=lambda state: image_grid(images[:48], 12),
+        picture=lambda state: sheet(images[:48], 12),
         finish=finish,
     )

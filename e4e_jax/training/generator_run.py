@@ -9,9 +9,11 @@ from flax import nnx
 
 from e4e_jax import bundle
 from e4e_jax.data.batches import in_batches
-from e4e_jax.data.images import image_grid, save_png, to_uint8
+from e4e_jax.data.images import save_png, to_uint8
+from e4e_jax.data.sheets import sheet
 from e4e_jax.editing.directions import regress_directions
 from e4e_jax.editing.files import save_directions
+from e4e_jax.inversion.domain import TRAINED_ON
 from e4e_jax.metrics.fid import FeatureStatistics, frechet_distance
 from e4e_jax.models.discriminator import Discriminator
 from e4e_jax.models.feature_discriminator import FeatureDiscriminator
@@ -28,6 +30,7 @@ from e4e_jax.training.generator_step import (
 from e4e_jax.training.run import (
     Run,
     build_optimizer,
+    describe_images,
     float_images,
     held_out_images,
     on_this_host,
@@ -93,7 +96,13 @@ def build_generator_run(config, mesh) -> Run:
             "bundle": os.path.join(workdir, "bundle"),
             "picture (samples)": os.path.join(workdir, "samples.png"),
         }
-        bundle.save_bundle(written["bundle"], "generator", {"generator": trained}, overwrite=True)
+        bundle.save_bundle(
+            written["bundle"],
+            "generator",
+            {"generator": trained},
+            {TRAINED_ON: describe_images(config)},
+            overwrite=True,
+        )
         print("\n" + evaluation.table(trained))
         save_png(written["picture (samples)"], evaluation.picture(params))
         if evaluation.reads_factors:
@@ -164,8 +173,8 @@ class _GeneratorEvaluation:
         return {} if self._features is None else {"fid": self.fid(self.generator(params))}
 
     def picture(self, params) -> np.ndarray:
-        """Grid of 8 x 12 samples of fixed z."""
-        return image_grid(to_uint8(next(self._samples(self.generator(params), 96, 96))[1]), 12)
+        """Sheet of 8 x 12 samples of fixed z."""
+        return sheet(to_uint8(next(self._samples(self.generator(params), 96, 96))[1]), 12)
 
     def table(self, trained: Generator) -> str:
         """FID of the trained and the untrained generator beside that of real images."""
