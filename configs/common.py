@@ -16,6 +16,7 @@ def get_base_config() -> ml_collections.ConfigDict:
     config.total_steps = 0
     config.log_every = 50
     config.validate_every = 2_500
+    config.first_picture = 0  # step after which a first picture is drawn, before any validation
     config.checkpoint_every = 2_500
     config.keep_checkpoints = 2  # the newest ones, beside the best by validation
     config.validation_batch_size = 8

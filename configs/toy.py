@@ -7,11 +7,12 @@ def get_config():
     config = common.get_encoder_config()
     config.name = "toy"
     config.batch_size = 16
-    config.total_steps = 1_200
+    config.total_steps = 800
     config.log_every = 10
+    config.first_picture = 30
     config.validate_every = 400
     config.checkpoint_every = 400
-    config.validation_batch_size = 64
+    config.validation_batch_size = 16
 
     config.data.source = "toy"
     config.data.image_size = (64, 64)
@@ -24,9 +25,9 @@ def get_config():
 
     config.objective.l2 = 2.0
     config.objective.identity = 0.5
-    config.objective.progressive_start = 200
-    config.objective.progressive_every = 40
-    # Not Ranger: at 1,200 steps Adam with warm-up is the safe choice; the two were not compared.
+    config.objective.progressive_start = 120
+    config.objective.progressive_every = 25
+    # Not Ranger: at so few steps Adam with warm-up is the safe choice; the two were not compared.
     config.optimizer = common.optimizer(
         "adam",
         2e-3,

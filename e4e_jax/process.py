@@ -3,6 +3,7 @@
 import ctypes
 import os
 import re
+from typing import Any
 
 import jax
 import jaxlib
@@ -53,6 +54,17 @@ def enable_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", os.path.join(root, "e4e_jax", "programs"))
     # A network's first weights are a hundred programs of 30 ms.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def quick_compilation() -> dict[str, Any]:
+    """Options of `jax.jit` for a program that computes little, and is compiled as fast as can be.
+
+    A network's first weights are such a program: a few milliseconds of random numbers, which take
+    a processor's compiler a minute to make the best of.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def keep_freed_memory() -> None:

@@ -250,9 +250,10 @@ class _LoadBatch:
         """
         bad = {}  # example -> reason
         images, used = [], []
+        at_once = self._at_once(order)
         index = self.first_row + np.arange(len(order), dtype=np.int32)
         for row, example in zip(index, order, strict=True):
-            example, image = self._decode(int(example), bad)
+            example, image = self._decode(int(example), bad, at_once)
             if len(bad) > self.max_bad_images:
                 return {"bad": [(self._name(i), reason) for i, reason in bad.items()]}
             if self._flipped(step * self.batch_size + int(row)):
@@ -268,18 +269,25 @@ class _LoadBatch:
         batch["bad"] = [(self._name(i), reason) for i, reason in bad.items()]
         return batch
 
-    def _decode(self, example, bad):
+    def _at_once(self, order):
+        """Example -> image of a source that reads many at once; of another one nothing."""
+        if not hasattr(self.source, "read_many"):
+            return {}
+        examples = [int(example) for example in order if example != _PADDING]
+        return dict(zip(examples, self.source.read_many(examples), strict=True))
+
+    def _decode(self, example, bad, at_once):
         """Example to read -> (example that was read or _PADDING, image); notes the bad ones."""
         while example != _PADDING and len(bad) <= self.max_bad_images:
             try:
-                return example, self._resized(example)
+                return example, self._resized(example, at_once)
             except ImageError as error:
                 bad[example] = str(error)
             example = _PADDING if self.evaluation else (example + 1) % len(self.source)
         return _PADDING, np.zeros((*self.image_size, 3), np.uint8)
 
-    def _resized(self, example):
-        image = self.source[example]
+    def _resized(self, example, at_once):
+        image = at_once[example] if example in at_once else self.source[example]
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(
                 f"{self._name(example)} of {type(self.source).__name__} is {image.dtype} "

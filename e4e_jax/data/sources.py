@@ -2,8 +2,9 @@
 
 A source is anything with `__len__` and `__getitem__(i) -> uint8 [H, W, 3]`; it must be picklable
 to be read by worker processes. An image that cannot be decoded raises `ImageError`. A source
-may name its images (`names`, a sequence as long as the source) and may know what they show
-(`factors(indices) -> float32 [N, K]`).
+may name its images (`names`, a sequence as long as the source), may know what they show
+(`factors(indices) -> float32 [N, K]`), and may be quicker with many images at once, all of which it
+can read (`read_many(indices) -> uint8 [N, H, W, 3]`).
 """
 
 import collections

@@ -85,7 +85,7 @@ def _backward(epsilon, axis_name, residuals, cotangents):
     axes = tuple(range(x.ndim - 1))
     sums = jnp.stack([jnp.sum(y_grad, axes), jnp.sum(y_grad * normalized, axes)])
     bias_grad, scale_grad = sums  # this device's, as those of all parameters
-    if axis_name is not None:
+    if not _alone(axis_name):
         sums = jnp.sum(jax.lax.all_gather(sums, axis_name), 0)
     y_mean, product_mean = sums / _count(x, axis_name)
     x_grad = (y_grad - y_mean - normalized * product_mean) * (scale * deviation)
@@ -103,7 +103,7 @@ def _statistics(x, axis_name):
     # Squares of centred values: the difference of two large means would lose the digits.
     var = jnp.mean(jnp.square(x - mean), axes)
     statistics = checkpoint_name(jnp.stack([mean, var]), STATISTICS)
-    if axis_name is None:
+    if _alone(axis_name):
         return statistics
     # One exchange, where the mean over all devices and then the variance would be two. Variances
     # around each device's own mean combine as in Chan et al. 1979.
@@ -111,6 +111,11 @@ def _statistics(x, axis_name):
     means, variances = checkpoint_name(statistics, STATISTICS)
     mean = jnp.mean(means, 0)
     return mean, jnp.mean(variances, 0) + jnp.mean(jnp.square(means - mean), 0)
+
+
+def _alone(axis_name):
+    """Whether there is one device, with which nothing is exchanged: the same numbers for less."""
+    return axis_name is None or jax.lax.axis_size(axis_name) == 1
 
 
 def _count(x, axis_name):

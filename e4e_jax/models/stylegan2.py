@@ -6,6 +6,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from e4e_jax.models import blocks, ops
@@ -207,7 +208,7 @@ class SynthesisNetwork(nnx.Module):
           [B, R, R, 3] float32; of a generator of grey images three equal channels.
         """
         styles = self.styles(w_plus) if styles is None else styles
-        noises = [_layer_noise(conv, i, noise, keys) for i, conv in enumerate(self.convs)]
+        noises = _layer_noises(self.convs, noise, keys)
 
         def run(module, *args, in_blocks=False):
             call = functools.partial(module, in_blocks=in_blocks)
@@ -240,18 +241,21 @@ class SynthesisNetwork(nnx.Module):
         return jnp.repeat(rgb, 3, axis=-1) if rgb.shape[-1] == 1 else rgb
 
 
-def _layer_noise(conv: StyledConv, index, noise, keys):
-    """The noise image of one layer: [1, r, r], [B, r, r] or None."""
+def _layer_noises(convs, noise, keys):
+    """The noise image of each layer: [1, r, r], [B, r, r] or None."""
     if isinstance(noise, list):
-        return noise[index]
+        return noise
     if noise == "none":
-        return None
+        return [None] * len(convs)
     if noise == "constant":
-        return conv.noise[...][None]
+        return [conv.noise[...][None] for conv in convs]
     if noise == "random":
-        shape = conv.noise.shape
-        draw = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, index), shape))
-        return draw(keys)
+        shapes = [conv.noise.shape for conv in convs]
+        ends = np.cumsum([math.prod(shape) for shape in shapes])
+        # All at once: a processor's compiler takes a second for each draw, of any size.
+        drawn = jax.vmap(lambda key: jax.random.normal(key, (int(ends[-1]),)))(keys)
+        parts = jnp.split(drawn, ends[:-1], axis=1)
+        return [part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
     raise ValueError(f"noise is {noise!r}; expected 'constant', 'random' or 'none'.")
 
 

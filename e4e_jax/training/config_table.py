@@ -113,6 +113,7 @@ _COMMON = {
     "batch_size": whole(1, 2**20),
     "total_steps": whole(1, _MOST),
     "log_every": whole(1, _MOST),
+    "first_picture": whole(0, _MOST),
     "validate_every": whole(1, _MOST),
     "checkpoint_every": whole(1, _MOST),
     "keep_checkpoints": whole(1, 10_000),

@@ -11,6 +11,7 @@ from e4e_jax import bundle
 from e4e_jax.data.images import save_png
 from e4e_jax.editing.files import load_directions
 from e4e_jax.editing.sefa import sefa_directions
+from e4e_jax.inversion.domain import HELD_OUT, TRAINED_ON, noted_errors
 from e4e_jax.models.encoder import Encoder, EncoderConfig
 from e4e_jax.models.irse import IRSEConfig
 from e4e_jax.models.latent_discriminator import LatentDiscriminator
@@ -29,6 +30,8 @@ from e4e_jax.training.encoder_step import (
 from e4e_jax.training.run import (
     Run,
     build_optimizer,
+    describe_images,
+    first_weights,
     float_images,
     held_out_images,
     mean_training_image,
@@ -37,6 +40,9 @@ from e4e_jax.training.run import (
 )
 from e4e_jax.training.tables import format_table
 from e4e_jax.training.w_pool import deal_w_pools
+
+_ROWS, _FINAL_ROWS = 8, 16  # held-out images that pictures show
+_EDITED = 128  # held-out images that the table of edits is measured on
 
 
 def build_encoder_run(config, mesh) -> Run:
@@ -48,15 +54,23 @@ def build_encoder_run(config, mesh) -> Run:
     """
     networks = _frozen_networks(config)
     encoder_config = _encoder_config(config, networks.generator.config)
-    rngs = nnx.Rngs(config.seed)
-    encoder = Encoder(
-        encoder_config, axis_name=parallel.AXIS, dtype=jnp.dtype(config.dtype), rngs=rngs
-    )
-    if config.encoder.warm_start:
-        _copy_backbone(config.encoder.warm_start, encoder)
+
+    def make():
+        rngs = nnx.Rngs(config.seed)
+        encoder = Encoder(
+            encoder_config, axis_name=parallel.AXIS, dtype=jnp.dtype(config.dtype), rngs=rngs
+        )
+        discriminator = LatentDiscriminator(encoder_config.style_dim, rngs=rngs)
+        return nnx.Dict(encoder=encoder, discriminator=discriminator)
+
+    warm_start = config.encoder.warm_start
+    trained = first_weights(make, lambda path: warm_start and "backbone" in path)
+    encoder, discriminator = trained["encoder"], trained["discriminator"]
+    if warm_start:
+        _copy_backbone(warm_start, encoder)
     init, step = make_encoder_step(
         encoder,
-        LatentDiscriminator(encoder_config.style_dim, rngs=rngs),
+        discriminator,
         networks,
         build_optimizer(config.optimizer, config.total_steps, stacked_axes=_stacked_axes),
         build_optimizer(config.discriminator_optimizer, config.total_steps),
@@ -82,35 +96,58 @@ def build_encoder_run(config, mesh) -> Run:
         batch_size=config.validation_batch_size,
     )
 
+    trained_on = describe_images(config)  # before any step: later the images may be gone
+    latest = {}  # the step that was measured last, and what it gave
+
+    def measured(state):
+        """Codes and metrics of the held-out images, and some inversions; once for each step."""
+        step = int(on_this_host(state.step))
+        if step not in latest:
+            codes, inverted = evaluation.inversions(*_weights(state))
+            latest.clear()
+            latest[step] = codes, evaluation.compare(inverted), inverted[:_FINAL_ROWS].copy()
+        return latest[step]
+
+    def picture(state, rows=_ROWS):
+        if int(on_this_host(state.step)) in latest:
+            codes, _, inverted = measured(state)
+            return evaluation.picture(codes[:rows], inverted[:rows])
+        return evaluation.picture(*evaluation.inversions(*_weights(state), rows))
+
+    def warm_up():
+        evaluation.compare(evaluation.inversions(*_on_one_device(untrained, mesh), count=1)[1])
+
     def finish(state, workdir):
-        trained = _weights(state)
+        codes, metrics, _ = measured(state)
         path = os.path.join(workdir, "bundle")
         bundle.save_bundle(
             path,
             "inverter",
-            {"encoder": _trained(encoder, *trained), "generator": networks.generator},
+            {"encoder": _trained(encoder, *_weights(state)), "generator": networks.generator},
+            {TRAINED_ON: trained_on, HELD_OUT: noted_errors(metrics["l2"])},
             overwrite=True,
         )
-        print("\n" + evaluation.table(trained, untrained))
+        sheet = os.path.join(workdir, "inversions.png")
+        save_png(sheet, picture(state, _FINAL_ROWS))
+        print("\n" + evaluation.table(metrics, _on_one_device(untrained, mesh)))
         if factors is not None:
-            effects = evaluation.edit_effects(*trained, directions)
+            effects = evaluation.edit_effects(codes[:_EDITED], directions)
             print("\n" + format_table(
                 "change of each factor by an edit of +1", list(FACTORS),
                 dict(zip(directions, effects, strict=True)),
             ))  # fmt: skip
-        picture = os.path.join(workdir, "inversions.png")
-        save_png(picture, evaluation.picture(*trained, rows=16))
-        return {"picture (input | inversion | edits)": picture, "bundle": path}
+        return {"picture (input | inversion | edits)": sheet, "bundle": path}
 
     return Run(
         state=state,
         step=lambda state, batch: compiled(state, batch, frozen),
         batches=training_batches(config),
-        validate=lambda state: evaluation.validate(*_weights(state)),
+        validate=lambda state: evaluation.summary(measured(state)[1]),
         best="l2",
-        picture=lambda state: evaluation.picture(*_weights(state)),
+        picture=picture,
         finish=finish,
         deal={"real_pool": deal_w_pools, "fake_pool": deal_w_pools},
+        warm_up=warm_up,
     )
 
 
@@ -211,6 +248,11 @@ def _stacked_axes(path: str) -> int:
 
 def _weights(state: EncoderState):
     return on_this_host((state.encoder, state.batch_stats))
+
+
+def _on_one_device(weights, mesh):
+    """Where `_weights` are, too: of other places programs would be compiled a second time."""
+    return jax.device_put(weights, mesh.local_devices[0])
 
 
 def _trained(encoder: Encoder, params, batch_stats) -> Encoder:

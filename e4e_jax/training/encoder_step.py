@@ -25,6 +25,7 @@ from e4e_jax.training.parallel import (
     REPLICATED,
     example_indices,
     example_keys,
+    mean_over_devices,
     replicate,
     stack_per_device,
 )
@@ -172,7 +173,7 @@ def make_encoder_step(
         fake_pool, fake = query_w_pool(state.fake_pool, fake, fake_key)
 
         def apply(gradients, params, optimizer_state):
-            gradients = jax.lax.pmean(gradients, axis_name)
+            gradients = mean_over_devices(gradients, axis_name)
             updates, optimizer_state = discriminator_optimizer.update(
                 gradients, optimizer_state, params
             )
@@ -262,7 +263,7 @@ def make_encoder_step(
 
         (total, terms), code_gradients = jax.value_and_grad(loss, has_aux=True)(codes)
         (gradients,) = pull_encoder(code_gradients)
-        gradients, metrics = jax.lax.pmean(
+        gradients, metrics = mean_over_devices(
             (gradients, {"loss": total, **terms, **metrics}), axis_name
         )
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.encoder)

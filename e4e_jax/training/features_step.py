@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx, struct
 
+from e4e_jax.training.parallel import mean_over_devices
+
 
 @struct.dataclass
 class FeaturesState:
@@ -47,7 +49,7 @@ def make_features_step(
             )
 
         (value, batch_stats), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
-        gradients, value = jax.lax.pmean((gradients, value), axis_name)
+        gradients, value = mean_over_devices((gradients, value), axis_name)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         state = state.replace(
             step=state.step + 1,

@@ -88,6 +88,8 @@ def build_generator_run(config, mesh) -> Run:
     )
     evaluation = _GeneratorEvaluation(config, generator)
 
+    trained_on = describe_images(config)  # before any step: later the images may be gone
+
     def finish(state, workdir):
         params = on_this_host(state.generator_average)
         trained = evaluation.generator(params)
@@ -100,7 +102,7 @@ def build_generator_run(config, mesh) -> Run:
             written["bundle"],
             "generator",
             {"generator": trained},
-            {TRAINED_ON: describe_images(config)},
+            {TRAINED_ON: trained_on},
             overwrite=True,
         )
         print("\n" + evaluation.table(trained))

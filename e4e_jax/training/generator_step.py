@@ -24,7 +24,7 @@ from e4e_jax.models.feature_discriminator import FeatureDiscriminator
 from e4e_jax.models.stylegan2 import Generator
 from e4e_jax.training import losses
 from e4e_jax.training.augment import diff_augment
-from e4e_jax.training.parallel import example_keys
+from e4e_jax.training.parallel import example_keys, mean_over_devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,7 +259,7 @@ def make_generator_step(
             metrics["path_length"] = path_length
             generator_gradients = _add(generator_gradients, penalty_gradients)
 
-        generator_gradients, discriminator_gradients, metrics = jax.lax.pmean(
+        generator_gradients, discriminator_gradients, metrics = mean_over_devices(
             (generator_gradients, discriminator_gradients, metrics), axis_name
         )
         generator_updates, generator_optimizer_state = generator_optimizer.update(

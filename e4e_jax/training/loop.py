@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 
 import jax
 
@@ -75,6 +76,7 @@ def run_loop(run: Run, config, mesh, workdir: str) -> None:
             progress.write(f"Going on from {checkpoints.path(step)}.")
         saved = Saved(checkpoints, step if restored is not None else None)
         metrics, validation, running = {}, {}, None
+        first_picture = config.get("first_picture", 0)
 
         def validate():
             with progress.patience("The validation"):
@@ -82,15 +84,32 @@ def run_loop(run: Run, config, mesh, workdir: str) -> None:
             if validation:
                 writer.write_scalars(step, {f"validation/{k}": v for k, v in validation.items()})
                 progress.write(_sentence(step, validation))
+            return validation
+
+        def draw():
+            """Draws and saves a picture; where it lies, of the first host alone."""
+            path = os.path.join(pictures, f"{step:08d}.png")
             if main_host:
                 with progress.patience("The picture"):
                     picture = run.picture(state)
                 try:
-                    save_png(os.path.join(pictures, f"{step:08d}.png"), picture)
+                    save_png(path, picture)
                 except OSError as error:  # a full disk: what can be done without is
                     progress.write(f"{' '.join(str(error).split())} The training goes on.")
-            return validation
+            return path
 
+        compiled_for = set()
+
+        def settle(*work):
+            """Compilation leaves memory in pieces, which slow down every step that follows."""
+            if not compiled_for.issuperset(work) and jax.default_backend() == "cpu":
+                process.settle_memory()
+            compiled_for.update(work)
+
+        warming = None
+        if run.warm_up and main_host and step < first_picture:
+            warming = threading.Thread(target=run.warm_up, name="warm-up")
+            warming.start()
         while step < config.total_steps and not stop.requested:
             try:
                 batch = next(batches)
@@ -109,9 +128,8 @@ def run_loop(run: Run, config, mesh, workdir: str) -> None:
             step += 1
             if running is None:
                 stack.enter_context(stop)  # only now is there something to save
-                if jax.default_backend() == "cpu":
-                    process.settle_memory()
-            else:
+            settle("step")
+            if running is not None:
                 # One step runs and one waits: a stop that comes now does not wait for more.
                 jax.block_until_ready(running)
             running, validation = metrics, {}
@@ -124,11 +142,21 @@ def run_loop(run: Run, config, mesh, workdir: str) -> None:
                 progress.update(step, metrics)
             if stop.requested:
                 break
-            if last or step % config.validate_every == 0:
+            due = last or step % config.validate_every == 0
+            if warming and (due or step == first_picture):
+                warming.join()  # or its programs would be compiled twice
+            if due:
                 with stop.cuts_short():
                     validation = validate()
+                    draw()
                 if last and run.best in validation:
                     saved.check({f"validation/{run.best}": validation[run.best]}, step)
+                if not last:
+                    settle("validation", "picture")
+            elif step == first_picture:
+                with stop.cuts_short():
+                    progress.write(f"step {step}, the first picture: {draw()}")
+                settle("picture")
             if last or step % config.checkpoint_every == 0:
                 saved.save(step, state, batches.get_state(), metrics, validation)
         if saved.step != step:

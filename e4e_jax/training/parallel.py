@@ -289,6 +289,14 @@ def stack_per_device(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(stack, tree)
 
 
+def mean_over_devices(tree: Any, axis_name: str = AXIS) -> Any:
+    """`jax.lax.pmean`, for use inside the per-device step; nothing where there is one device.
+
+    Of one device's values compilers would make a copy.
+    """
+    return tree if jax.lax.axis_size(axis_name) == 1 else jax.lax.pmean(tree, axis_name)
+
+
 def example_indices(local_batch: int, axis_name: str | None = AXIS) -> jax.Array:
     """Indices in the global batch of this device's examples, int32 [local_batch].
 

@@ -4,7 +4,6 @@ Each kind of run (`encoder_run`, `generator_run`, `features_run`) turns a config
 loop knows nothing else about them.
 """
 
-import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
@@ -14,7 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 
+from e4e_jax import process
 from e4e_jax.data.images import ImageError, resize_image, to_float
 from e4e_jax.data.pipeline import Pipeline, make_pipeline
 from e4e_jax.data.same_on_hosts import check_same_on_hosts
@@ -42,6 +43,8 @@ class Run:
       finish: (state, workdir) -> files written, as {what it is: path}: the bundle, then a table,
         which it prints, and pictures.
       deal: what becomes of the devices' own parts of the state, see `Checkpoints.restore`.
+      warm_up: compiles what `picture` and `validate` need, in a thread beside the first step: its
+        compilation leaves cores idle. None where they are left until they are needed.
     """
 
     state: Any
@@ -52,6 +55,7 @@ class Run:
     picture: Callable[[Any], np.ndarray]
     finish: Callable[[Any, str], dict[str, str]]
     deal: Mapping[str, Callable[[dict[str, np.ndarray], int], dict[str, np.ndarray]]] | None = None
+    warm_up: Callable[[], None] | None = None
 
 
 def build_source(data, *, held_out: bool):
@@ -75,6 +79,35 @@ def build_source(data, *, held_out: bool):
         split = data.validation_split if held_out else data.split
         return tfds_source(data.name, split, data_dir=data.data_dir or None)
     raise ValueError(f"config.data.source is {data.source!r}; expected 'toy', 'folder' or 'tfds'.")
+
+
+def first_weights(make: Callable[[], nnx.Module], given: Callable[[tuple], bool]) -> nnx.Module:
+    """A new network whose weights are drawn by one program, where each would be one of its own.
+
+    Args:
+      make: builds the network; it may be called more than once.
+      given: whether the weights at a path need not be drawn, since others will replace them.
+    """
+    network = nnx.eval_shape(make)
+    graph, replaced, drawn = nnx.split(network, lambda path, _: given(path), ...)
+    draw = jax.jit(
+        lambda: nnx.split(make(), lambda path, _: given(path), ...)[2],
+        compiler_options=process.quick_compilation(),
+    )
+    replaced = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), replaced)
+    return nnx.merge(graph, replaced, draw())
+
+
+def describe_images(config) -> dict[str, Any]:
+    """What a run trains on, as its bundle notes it: {"images": in words, "size", "count"}."""
+    data = config.data
+    images = {
+        "toy": "built-in toy faces",
+        "folder": f"images of the folder {os.path.basename(os.path.abspath(data.path))}",
+        "tfds": f"{data.name}, split {data.split}",
+    }
+    count = len(build_source(data, held_out=False))
+    return {"images": images[data.source], "size": list(data.image_size), "count": count}
 
 
 def training_batches(config, *, with_factors=False) -> Pipeline:
@@ -151,11 +184,22 @@ def mean_training_image(config, count: int = 2048) -> np.ndarray:
     """
     source = build_source(config.data, held_out=False)
     total, found = np.zeros((*config.data.image_size, 3)), 0
-    for i in range(min(count, len(source))):
-        with contextlib.suppress(ImageError):
-            total += resize_image(source[i], tuple(config.data.image_size))
-            found += 1
+    for image in _readable(source, min(count, len(source))):
+        total += resize_image(image, tuple(config.data.image_size))
+        found += 1
     return to_float(total / max(found, 1))
+
+
+def _readable(source, count):
+    """Yields the first `count` images, but for those that cannot be decoded."""
+    if hasattr(source, "read_many"):
+        yield from source.read_many(range(count))
+        return
+    for i in range(count):
+        try:
+            yield source[i]
+        except ImageError:
+            continue
 
 
 def build_optimizer(

@@ -74,9 +74,10 @@ def query_w_pool(pool: WPool, codes: jax.Array, key: jax.Array) -> tuple[WPool, 
         return pool, codes
 
     batch = codes.shape[0]
-    swap_key, entry_key = jax.random.split(key)
-    swaps = jax.random.bernoulli(swap_key, 0.5, (batch,))
-    random_indices = jax.random.randint(entry_key, (batch,), 0, size)
+    # One draw for all: a processor's compiler takes a second for each, and `randint` is three.
+    coins, places = jax.random.uniform(key, (2, batch))
+    swaps = coins < 0.5
+    random_indices = (places * size).astype(jnp.int32)
 
     def query(pool, inputs):
         code, swap, random_index = inputs
@@ -105,6 +106,6 @@ def pick_layer(codes: jax.Array, stage: jax.Array | int, keys: jax.Array) -> jax
     """
 
     def pick(code, key):
-        return code[jax.random.randint(key, (), 0, stage + 1)]
+        return code[(jax.random.uniform(key) * (stage + 1)).astype(jnp.int32)]
 
     return jax.vmap(pick)(codes, keys)

@@ -186,6 +186,20 @@ def test_factors():
     np.testing.assert_array_equal(batch["factors"][:, 0], numbers(batch))
 
 
+def test_a_source_that_reads_many_at_once_gives_the_same_batches():
+    class ManyNumbers(Numbers):
+        def read_many(self, indices):
+            asked.append(len(indices))
+            return np.stack([self[i] for i in indices])
+
+    asked = []
+    for arguments in ({}, {"repeat": False, "shuffle": False}):
+        plain, many = (pipeline(source(7), **arguments) for source in (Numbers, ManyNumbers))
+        assert_equal(take(plain, 2), take(many, 2))
+        many.close()
+    assert asked[0] == 4 and 3 in asked  # the last batch of the evaluation has padding
+
+
 def test_bad_images_are_replaced_counted_and_logged_once(folder, caplog):
     batches = pipeline(folder, shuffle=False, max_bad_images=2)
     epoch = [0, 1, 2, 5, 5, 5, 6, 7, 8, 9, 10]

@@ -1,13 +1,17 @@
 """What all runs share: sources by name, optimisers by name, evaluation in batches."""
 
+import dataclasses
 from unittest import mock
 
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from PIL import Image
 
 from configs import common, folder, toy, toy_generator
+from e4e_jax.models.encoder import Encoder, EncoderConfig
+from e4e_jax.models.irse import IRSEConfig
 from e4e_jax.training import generator_run, run
 
 
@@ -98,3 +102,22 @@ def test_the_table_of_few_held_out_images_leaves_the_halves_out(monkeypatch, cou
     assert table.count("1.25") == 2 and f"against {count} real images" in table
     assert ("two disjoint sets" in table) == (halves is not None)
     assert halves is None or f"two disjoint sets of {halves} real images" in table
+
+
+def test_first_weights_are_those_of_the_network_by_itself_but_for_the_given_ones():
+    def make():
+        config = EncoderConfig.toy()
+        backbone = IRSEConfig(widths=(16, 16, 16, 16), depths=(1, 1, 1, 1))
+        config = dataclasses.replace(config, style_dim=8, backbone=backbone)
+        return nnx.Dict(encoder=Encoder(config, rngs=nnx.Rngs(3)))
+
+    expected = nnx.to_flat_state(nnx.state(make()))
+    for given in ((), ("backbone",)):
+        network = run.first_weights(make, lambda path, g=given: bool(set(g) & set(path)))
+        found = nnx.to_flat_state(nnx.state(network))
+        assert [path for path, _ in found] == [path for path, _ in expected]
+        for (path, a), (_, b) in zip(found, expected, strict=True):
+            if set(given) & set(path):
+                assert a[...].shape == b[...].shape and not np.any(a[...])
+            else:
+                np.testing.assert_allclose(a[...], b[...], rtol=1e-5, atol=1e-7)
