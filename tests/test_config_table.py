@@ -4,12 +4,17 @@ import importlib
 import math
 import pathlib
 
+import jax
+import jax.numpy as jnp
 import ml_collections
 import pytest
+from flax import nnx
 from ml_collections import config_dict
 
 from configs import ffhq, folder, toy, toy_features, toy_generator
 from e4e_jax.models import encoder
+from e4e_jax.models.encoder import Encoder, EncoderConfig
+from e4e_jax.models.irse import IRSEConfig
 from e4e_jax.training import augment, config_table, encoder_step, loop, schedules
 
 CONFIGS = [
@@ -249,3 +254,18 @@ def test_nothing_is_built_before(field, value, words, monkeypatch, tmp_path):
     monkeypatch.setattr(loop, "_RUNS", {})
     with pytest.raises(ValueError, match=words):
         loop.train(changed(toy.get_config(), field, value), str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "widths, size, kind", [((8, 8, 16, 16), (9, 16), "e4e"), ((1, 1, 1, 1), (8, 8), "psp")]
+)
+def test_what_the_table_lets_through_is_built(widths, size, kind):
+    """Widths below the reduction of squeeze-and-excitation, too: they have one hidden unit."""
+    config = EncoderConfig(
+        kind=kind, num_styles=4, style_dim=1, image_size=size, coarse=1, middle=2,
+        backbone=IRSEConfig(widths=widths, depths=(1, 1, 1, 1)),
+    )  # fmt: skip
+    codes = jax.eval_shape(
+        lambda images: Encoder(config, rngs=nnx.Rngs(0))(images, 3), jnp.zeros((2, *size, 3))
+    )
+    assert codes.shape == (2, 4, 1)

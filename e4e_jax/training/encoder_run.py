@@ -160,11 +160,6 @@ def _frozen_networks(config) -> FrozenNetworks:
         networks["identity"] = config.identity
     loaded, by_name = {}, {}
     for field, name in networks.items():
-        if not name:
-            raise ValueError(
-                f"config.{field} is empty; expected a bundle (--config.{field}=PATH), "
-                "which `python -m convert_weights` makes of a published checkpoint."
-            )
         # One network in two roles is loaded once, and the compiler computes its features once.
         part = "generator" if field == "generator" else None
         if name not in by_name:
