@@ -144,8 +144,8 @@ def test_one_is_a_minute_late_with_the_first_step(cluster):
     pair = cluster("late")
     assert pair.ends() == [0, 0]
     waiting = "train.py: waits for host 1 at the first training step, which each of them compiles."
-    assert pair.lines(0) == [waiting, "running", "state 10.0"]
-    assert pair.lines(1) == ["running", "state 10.0"]
+    assert pair.lines(0) == [waiting, "running", "state 20.0"]
+    assert pair.lines(1) == ["running", "state 20.0"]
 
 
 def test_a_mistake_on_one_is_told_on_both(cluster):
