@@ -21,7 +21,11 @@ def check_same_on_hosts(source, what: str) -> None:
       ValueError: one host differs from most of the others; in one sentence, the same on all, that
         names it and the first file in which it does.
     """
-    entries = fingerprint(source)
+    check_same_entries(fingerprint(source), what)
+
+
+def check_same_entries(entries: dict[str, str], what: str) -> None:
+    """`check_same_on_hosts` for anything that is {name: value}."""
     digest = hashlib.sha256(repr(sorted(entries.items())).encode()).hexdigest()
     digests = gather_json(digest, f"the comparison of the {what}")
     if len(set(digests)) > 1:

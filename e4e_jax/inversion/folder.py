@@ -33,7 +33,7 @@ from e4e_jax.data.sheets import sheet
 from e4e_jax.data.sources import Subset
 from e4e_jax.inversion import record
 from e4e_jax.runtime.files import read_arrays, write_arrays
-from e4e_jax.runtime.hosts import gather_json
+from e4e_jax.runtime.hosts import check_shared, gather_json
 
 _OF_PYTORCH = (".pt", ".pth", ".pkl", ".npy")  # read by convert_weights, and not here
 _GRID_ROWS, _GRID_PAIRS = 8, 2  # input | inversion, twice in a row
@@ -113,6 +113,7 @@ def invert_folder(
     check_same_on_hosts(source, "images")  # they are shared by number
     out, source = pathlib.Path(out), _Noted(source)
     record.check_settings(out, settings)
+    check_shared(str(out), "OUT")
     if jax.process_index() == 0:
         record.begin(out, settings)
     before = record.finished(out)

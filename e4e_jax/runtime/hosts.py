@@ -9,6 +9,7 @@ main threads. With one process they cost nothing.
 import contextlib
 import itertools
 import json
+import os
 import sys
 import threading
 import time
@@ -63,6 +64,35 @@ def gather_arrays(array: np.ndarray) -> list[np.ndarray]:
     padded[: len(array)] = array
     rows = np.asarray(multihost_utils.process_allgather(padded))
     return [row[:size] for row, size in zip(rows, sizes, strict=True)]
+
+
+def check_shared(folder: str, what: str) -> None:
+    """Makes a folder, and looks whether all hosts see the same one; all make this call.
+
+    Raises:
+      ValueError: one does not; in one sentence that names it and `what` the folder is.
+    """
+    if "://" not in folder:
+        os.makedirs(folder, exist_ok=True)
+    if jax.process_count() == 1 or "://" in folder:
+        return
+    # A name that no host has looked for before, which a network's cache could answer.
+    name = gather_json(f".seen_by_all_{os.getpid()}_{time.time_ns()}", what)[0]
+    path = os.path.join(folder, name)
+    try:
+        if jax.process_index() == 0:
+            open(path, "w").close()
+        wait_for_hosts(what)
+        sees = gather_json(os.path.exists(path), what)
+    finally:
+        if jax.process_index() == 0:
+            with contextlib.suppress(OSError):
+                os.remove(path)
+    if not all(sees):
+        raise ValueError(
+            f"host {sees.index(False)} does not see the {what} {folder} of host 0; expected a "
+            "folder on a disk that all hosts share."
+        )
 
 
 def client():

@@ -8,6 +8,8 @@ import jax
 
 from e4e_jax import process
 from e4e_jax.data.images import save_png
+from e4e_jax.data.same_on_hosts import check_same_entries
+from e4e_jax.runtime.hosts import check_shared
 from e4e_jax.training import hooks, logs, parallel
 from e4e_jax.training.checkpoints import Checkpoints
 from e4e_jax.training.config_table import check_devices, check_run
@@ -18,6 +20,7 @@ from e4e_jax.training.run import Run, build_optimizer
 from e4e_jax.training.state_arrays import first_not_finite
 
 _nothing = contextlib.nullcontext()
+_OF_ONE_HOST = {f"config.data.{n}" for n in ("path", "validation_path", "data_dir", "workers")}
 _RUNS = {
     "encoder": build_encoder_run,
     "generator": build_generator_run,
@@ -43,9 +46,23 @@ def train(config, workdir: str) -> None:
     check_run(config)
     for section in {"optimizer", "discriminator_optimizer"} & {*config}:
         build_optimizer(config[section], config.total_steps)  # says what its schedule lacks
+    if jax.process_count() > 1:
+        check_same_entries(_settings(config), "settings")
+        check_shared(workdir, "work directory")
     mesh = parallel.make_mesh()
     check_devices(config, mesh.size)
     run_loop(_RUNS[config.task](config, mesh), config, mesh, workdir)
+
+
+def _settings(section, prefix="config.") -> dict[str, str]:
+    """All fields but those that say where on a host its files are, and how many read them."""
+    found = {}
+    for name, value in section.items():
+        if hasattr(value, "items"):
+            found |= _settings(value, f"{prefix}{name}.")
+        elif prefix + name not in _OF_ONE_HOST:
+            found[prefix + name] = repr(value)
+    return found
 
 
 def run_loop(run: Run, config, mesh, workdir: str) -> None:

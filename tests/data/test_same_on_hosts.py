@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs import toy_features
 from e4e_jax.data import same_on_hosts
 from e4e_jax.data.same_on_hosts import check_same_on_hosts
 from e4e_jax.data.sources import ImageFolder, Subset
 from e4e_jax.toy.faces import ToyFaces
+from e4e_jax.training import loop
 
 
 @pytest.fixture
@@ -105,3 +107,19 @@ def test_other_sources(compare, folders):
 
     assert compare([Prepared([1]), Prepared([1])]) == [None] * 2
     assert "number of images is 2 there" in compare([Prepared([1]), Prepared([1, 2])])[1]
+
+
+def test_settings_of_a_run(monkeypatch):
+    config = toy_features.get_config()
+    here = loop._settings(config)
+    config.data.path, config.data.workers = "/disk2/images", 7
+    assert loop._settings(config) == here
+    config.optimizer.learning_rate = 0.5
+    there = loop._settings(config)
+    monkeypatch.setattr(
+        same_on_hosts,
+        "gather_json",
+        lambda value, what="": [here, there] if isinstance(value, dict) else ["a", "b"],
+    )
+    with pytest.raises(ValueError, match="^host 1 has other settings than host 0: config.optimi"):
+        same_on_hosts.check_same_entries(here, "settings")

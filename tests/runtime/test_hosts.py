@@ -1,6 +1,7 @@
 """Agreements of several hosts, which are threads here."""
 
 import concurrent.futures
+import threading
 import time
 
 import pytest
@@ -87,3 +88,33 @@ def test_a_stop_that_comes_after_the_end_of_another_host_waits_for_nobody():
         return done
 
     assert on_hosts(run, 2) == [10, 10]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_folder_that_one_host_does_not_see(monkeypatch, tmp_path, shared):
+    store, told = Store(), []
+    local = threading.local()
+
+    def gather(value, what=""):
+        local.meeting += 1
+        return Meeting(store, local.host, 2, f"m/{local.meeting}", what).gather(value)
+
+    monkeypatch.setattr(hosts.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(hosts.jax, "process_index", lambda: local.host)
+    monkeypatch.setattr(hosts, "gather_json", gather)
+
+    def run(host):
+        local.host, local.meeting = host, -1
+        folder = tmp_path / ("run" if shared else f"run{host}")
+        try:
+            hosts.check_shared(str(folder), "work directory")
+        except ValueError as error:
+            told.append(str(error).replace(str(folder), "RUN"))
+
+    on_hosts(run, 2)
+    assert not list(tmp_path.glob("*/*"))
+    sentence = (
+        "host 1 does not see the work directory RUN of host 0; expected a folder on a disk that "
+        "all hosts share."
+    )
+    assert told == ([] if shared else [sentence] * 2)
