@@ -295,7 +295,7 @@ def test_a_set_of_one_image_is_named(capsys, tmp_path):
         code, _, errors = run(capsys, tmp_path, *arguments)
         assert code == 1
         assert errors == (
-            f"eval.py: {metric} compares sets of at least {least} images; it has "
+            f"eval.py: {metric} needs at least {least} images; it has "
             f"{len(list(folder.iterdir()))} of {folder}.\n"
         )
     for size in ("0,64", "64", "\u00b2,64", "99999,64"):

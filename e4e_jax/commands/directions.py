@@ -145,6 +145,12 @@ def _scored_codes(flags, model):
         if not flags.latents:
             raise ValueError("--scores are about codes; expected --latents=latents.npz with them.")
         names, codes = load_latents(flags.latents)
+        size = model.generator.config.w_dim
+        if not len(codes) or codes.shape[2] != size:
+            raise ValueError(
+                f"{flags.latents} holds codes {list(codes.shape)}; expected [N, L, {size}], as "
+                "this generator takes them."
+            )
         scores = _read_scores(flags.scores, names)
         return codes.mean(axis=1), scores  # in W: of every image its mean style
     if flags.network:
@@ -174,6 +180,8 @@ def _read_scores(path, names) -> dict[str, np.ndarray]:
     """Attribute -> scores [N] in the order of names; NaN where a name has none."""
     if path.lower().endswith(".npz"):
         scores = read_arrays(path, "scores")
+        if not scores:
+            raise ValueError(f"{path} has no scores; expected arrays [{len(names)}].")
         for key, values in scores.items():
             if values.shape != (len(names),) or values.dtype.kind not in "biuf":
                 raise ValueError(

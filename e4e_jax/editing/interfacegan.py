@@ -52,6 +52,8 @@ def boundary(codes, scores, *, share: float = 0.02, held_out: float = 0.3, seed:
         test.append(indices[:cut])
         train.append(indices[cut:])
     origin, spread = codes.mean(axis=0), codes.std()
+    if spread == 0:
+        raise ValueError("the codes are all the same; expected those of different images.")
     scaled = (codes - origin) / spread  # the SVM's margin has a scale
     machine = LinearSVC(dual="auto", random_state=seed, max_iter=20_000)
     machine.fit(scaled[np.concatenate(train)], np.repeat([0, 1], [len(t) for t in train]))

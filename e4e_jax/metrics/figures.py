@@ -67,8 +67,7 @@ def measure(
             count, least = column.limit or way.count, getattr(request.metric, "least", 1)
             if count < least:
                 raise ValueError(
-                    f"{request.name} compares sets of at least {least} images; it has {count} of "
-                    f"{way.where}."
+                    f"{request.name} needs at least {least} images; it has {count} of {way.where}."
                 )
     kept = compute_columns(columns, passes, networks, cache=cache, progress=progress)
 

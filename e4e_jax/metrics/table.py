@@ -99,11 +99,13 @@ class FactorMetric:
     Attributes:
       network: its name in `NETWORKS`; images -> factors [B, K].
       names: of the factors.
+      least: images that it needs.
     """
 
     network: str
     names: tuple[str, ...] = ()
     features: str = ""
+    least: int = 2
 
     def columns(self) -> dict[str, Column]:
         def read(networks, images):

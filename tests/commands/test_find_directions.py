@@ -123,3 +123,29 @@ def test_a_class_conditional_generator_needs_a_class_where_w_is_drawn(tmp_path, 
     w = np.asarray(e4e_jax.load(path).map(z, 1))
     assert np.abs(mean - w.mean(axis=0)).max() < 0.1 * w.std(axis=0).max()
     assert run(tmp_path / "s.npz", path, "--method=sefa", "--count=2") == 0  # of all classes alike
+
+
+def test_codes_and_scores_that_do_not_fit(inverter, scored, tmp_path, capsys):
+    scores = tmp_path / "scores.npz"
+    latents = tmp_path / "other.npz"
+    np.savez(scores, brightness=np.arange(30.0))
+    for codes, sentence in (
+        (np.ones((30, 6, 5)), "holds codes [30, 6, 5]; expected [N, L, 8], as this generator"),
+        (np.ones((0, 6, 8)), "holds codes [0, 6, 8]; expected [N, L, 8]"),
+        (np.ones((30, 6, 8)), "brightness: the codes are all the same"),
+    ):
+        save_latents(latents, [f"{i}.png" for i in range(len(codes))], codes)
+        flags = (f"--latents={latents}", f"--scores={scores}")
+        assert run(tmp_path / "out.npz", inverter, *flags) == 1
+        error = capsys.readouterr().err
+        assert sentence in error and error.count("\n") == 1
+    for arrays, sentence in (
+        ({}, "scores.npz has no scores; expected arrays [1000]."),
+        ({"age": np.full(1000, np.inf)}, "age holds infinity; expected numbers, or NaN"),
+        ({"age": np.array(["x"] * 1000)}, "age is <U1 of shape [1000]; expected numbers of shape"),
+    ):
+        np.savez(scores, **arrays)
+        flags = (f"--latents={scored[0]}", f"--scores={scores}")
+        assert run(tmp_path / "out.npz", inverter, *flags) == 1
+        error = capsys.readouterr().err
+        assert sentence in error and error.count("\n") == 1
