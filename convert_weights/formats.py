@@ -161,10 +161,11 @@ def _convert_inverter(checkpoint):
     }
     root = "state_dict/" if checkpoint.has("state_dict/") else ""
     if checkpoint.has(f"{root}decoder.synthesis."):
-        which = "StyleGAN3" if checkpoint.has(f"{root}decoder.synthesis.input.") else "NVIDIA's"
+        is_stylegan3 = checkpoint.has(f"{root}decoder.synthesis.input.")
         raise checkpoint.error(
-            f"its decoder is a {which} generator, as of e4e or ReStyle for {which}; expected one "
-            "of StyleGAN2 in rosinality's layout"
+            "its decoder is a "
+            + ("StyleGAN3 generator" if is_stylegan3 else "generator in NVIDIA's names")
+            + "; expected an inverter for StyleGAN2 in rosinality's names, as e4e's own are"
         )
     generator = stylegan2.read_rosinality_generator(checkpoint.under(f"{root}decoder."))
     average = stylegan2.take_average(checkpoint, generator.config.w_dim)

@@ -52,7 +52,9 @@ def sha256(path) -> str:
 
 def _damage(error) -> str:
     reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
-    if isinstance(error, EOFError) or re.search("truncated|exhausted|out of input", reason):
+    if isinstance(error, EOFError) or re.search(
+        "truncated|exhausted|out of input|greater than file size", reason
+    ):
         return "is the beginning of a file whose rest is missing; download it again"
     return f"is damaged or no checkpoint: {reason}"
 

@@ -66,6 +66,10 @@ def describe(path, start: bytes, size: int) -> str | None:
         )
     if start[4:8] == b"TFL3":
         return f"it is a network of TensorFlow Lite{_NOT_TORCH}"
+    if start.startswith(b"model_checkpoint_path"):
+        return f"it is a checkpoint of TensorFlow{_NOT_TORCH}"
+    if start.startswith(b"\x80"):  # a pickle, whatever its name
+        return None
     name = os.path.basename(path).lower()
     if name.endswith(".onnx") or (start[:1] == b"\x08" and b"pytorch" in start[:100]):
         return f"it is a network in ONNX{_NOT_TORCH}"

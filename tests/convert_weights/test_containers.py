@@ -257,6 +257,7 @@ _PAGE = "\n<!DOCTYPE html><html><head><title>Google Drive - Quota\nexceeded</tit
         (b"\x89HDF\r\n\x1a\n" + bytes(20), "it is an HDF5 file, as of Keras"),
         (b"\x08\x07\x12\x07pytorch\x1a\x05" + bytes(20), "it is a network in ONNX"),
         (b"\x89PNG\r\n\x1a\n" + bytes(9), "it is a PNG image"),
+        (b'model_checkpoint_path: "model.ckpt"', "it is a checkpoint of TensorFlow"),
         (b"hello", "it begins with b'hello'"),
     ],
 )
@@ -298,6 +299,7 @@ def test_the_first_part_of_a_file_is_named(tmp_path):
     torch.save(generator.state_dict(), tmp_path / "z.pt")
     torch.save(generator.state_dict(), tmp_path / "l.pt", _use_new_zipfile_serialization=False)
     np.savez(tmp_path / "a.npz", w=np.zeros((1, 6, 800)))
+    np.save(tmp_path / "a.npy", np.zeros((1, 6, 800)))
     for path in tmp_path.iterdir():
         data = path.read_bytes()
         for share in (0.3, 0.8):

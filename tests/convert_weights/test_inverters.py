@@ -227,7 +227,7 @@ def test_decoders_of_other_kinds_are_named(tmp_path, capsys):
     options = {"encoder_type": "ProgressiveBackboneEncoder", "exp_dir": pathlib.Path("runs")}
     for name, sentence in [
         ("decoder.synthesis.input.weight", "its decoder is a StyleGAN3 generator"),
-        ("decoder.synthesis.b4.const", "its decoder is a NVIDIA's generator"),
+        ("decoder.synthesis.b4.const", "its decoder is a generator in NVIDIA's names"),
     ]:
         checkpoint = {"state_dict": state | {name: torch.zeros(4, 4)}, "opts": options}
         torch.save(checkpoint, tmp_path / "a.pt")

@@ -262,7 +262,7 @@ def test_a_thousand_mutated_files(source):
     assert peak_memory() - before < (1 << 30)
 
 
-def deep(opcodes, count=200_000):
+def deep(opcodes, count=100_000):
     """A pickle that nests a tuple in a tuple in a tuple ..., then `opcodes`."""
     return b"\x80\x02}(" + b")" + b"\x85" * count + opcodes
 
@@ -272,8 +272,8 @@ def deep(opcodes, count=200_000):
     [
         (deep(b"K\x01u."), "it has a key that is a tuple"),  # Python's hash of it overflows
         (deep(b"K\x01d."), "it has a key that is a tuple"),
-        (b"\x80\x04\x8f(" + b")" + b"\x85" * 200_000 + b"\x90.", "it has a key that is a tuple"),
-        (b"\x80\x02cbuiltins\nset\n](" + b")" + b"\x85" * 200_000 + b"e\x85R.", "that is a tuple"),
+        (b"\x80\x04\x8f(" + b")" + b"\x85" * 100_000 + b"\x90.", "it has a key that is a tuple"),
+        (b"\x80\x02cbuiltins\nset\n](" + b")" + b"\x85" * 100_000 + b"e\x85R.", "that is a tuple"),
         # A list of two lists of two lists ...: 2^100 entries in a few bytes.
         (b"\x80\x02]" + b"".join(b"q%c](h%ch%ce" % (i, i, i) for i in range(100)) + b".",
          "nested more than"),
