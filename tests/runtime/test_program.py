@@ -78,12 +78,18 @@ def test_codes_lines_and_faults_of_ours(capsys):
             program.run("demo", body)
 
 
+@pytest.fixture(autouse=True)
+def interrupts():
+    """A shell starts what runs in the background with Ctrl-C switched off, and so its children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def start(code):
     process = subprocess.Popen(
         [sys.executable, "-c", PREAMBLE + code], text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        # A shell starts what runs in the background with Ctrl-C switched off.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert process.stdout.readline() == "ready\n"
     return process
