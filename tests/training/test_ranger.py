@@ -83,9 +83,11 @@ def test_forty_steps_match_the_numpy_form(scheduled):
         for step in range(STEPS):
             actual = np.asarray(history[step][name])
             assert relative_error(actual, expected[step]) < 1e-5, (name, step)
-        # How far the parameters moved is the sharper measure: it leaves their start out.
-        moved = relative_error(actual - params[name], expected[-1] - params[name])
-        assert moved < 1e-5, name
+        # How far the parameters moved is the sharper measure: it leaves their start out. Each step
+        # stores them with a rounding of up to 2⁻²⁴ of the largest, whatever it moves them by.
+        way = expected[-1] - params[name]
+        stored = STEPS * 2**-24 * np.abs(expected).max() / np.abs(way).max()
+        assert relative_error(actual - params[name], way) < 1e-5 + stored, name
 
 
 def test_rectification_holds_after_many_steps():
