@@ -25,8 +25,9 @@ def get_config():
 
     config.objective.l2 = 2.0
     config.objective.identity = 0.5
-    config.objective.progressive_start = 120
-    config.objective.progressive_every = 25
+    # All deltas are open from step 120 on: with the last one at step 320, R² of age was 0.02 lower.
+    config.objective.progressive_start = 40
+    config.objective.progressive_every = 10
     # Not Ranger: at so few steps Adam with warm-up is the safe choice; the two were not compared.
     config.optimizer = common.optimizer(
         "adam",
