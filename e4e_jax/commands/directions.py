@@ -93,6 +93,8 @@ def _check_count(flags, model):
 
 def _stylespace(flags, model):
     """Attribute -> [(layer, channel, mean)]; a channel is no direction of w."""
+    if flags.count < 1:
+        raise ValueError(f"--count is {flags.count}; expected at least 1.")
     codes, scores = _scored_codes(flags, model)
     found = {}
     for name, values in scores.items():

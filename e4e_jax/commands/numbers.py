@@ -7,7 +7,7 @@ RANGES = {
     "iterations": (1, 1_000),
     "refine": (0, 1_000_000),
     "frames": (2, 1_000),
-    "count": (1, 1_000_000),
+    "count": (0, 1_000_000),  # commands that know the least and the most say it
     "samples": (1, 100_000_000),
     "size": (1, 8_192),
     "label": (0, 1_000_000),

@@ -15,6 +15,8 @@ def add_toy(commands):
 
 
 def _run(flags):
+    if flags.count < 1:
+        raise ValueError(f"--count is {flags.count}; expected at least 1.")
     faces = ToyFaces(flags.count, resolution=flags.size, start=TOY_HELD_OUT)
     for i in range(flags.count):
         save_png(place(flags.out, f"face{i:04d}.png"), faces[i])
