@@ -314,6 +314,26 @@ def test_without_arguments_and_without_the_shipped_inverter(capsys, tmp_path, mo
     )  # fmt: skip
 
 
+def test_a_class_conditional_generator_is_measured_on_one_class(capsys, tmp_path):
+    config = GeneratorConfig(16, 8, 8, 2, channel_base=64, channel_max=4, num_classes=3)
+    generator = make(lambda: Generator(config, rngs=nnx.Rngs(0)))
+    bundle.save_bundle(tmp_path / "b", "generator", {"generator": generator})
+    write_images(tmp_path / "images", 0, size=16)
+    arguments = [
+        f"--checkpoint={tmp_path}/b", f"--images={tmp_path}/images", "--metrics=swd", "--class"
+    ]  # fmt: skip
+    code, _, errors = run(capsys, tmp_path, *arguments[:-1])
+    assert code == 1 and "/b draws one of 3 classes; expected --class, 0 to 2." in errors
+    code, _, errors = run(capsys, tmp_path, *arguments, "3")
+    assert code == 1 and "class 3 is asked for and the generator has 3 classes" in errors
+    found = set()
+    for label in ("0", "2"):  # and the cache keeps them apart
+        code, _, errors = run(capsys, tmp_path, *arguments, label)
+        assert code == 0, errors
+        found.add((tmp_path / "out" / "metrics.json").read_text())
+    assert len(found) == 2
+
+
 def test_as_a_program():
     done = subprocess.run(
         [sys.executable, "eval.py", "--metrics=nonsense"],

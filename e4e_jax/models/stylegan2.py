@@ -298,8 +298,12 @@ def class_generator(generator: Generator, label: int) -> Generator:
     """
     config = generator.config
     if not 0 <= label < config.num_classes:
-        expected = f"0 to {config.num_classes - 1}" if config.num_classes else "none"
-        raise ValueError(f"the class is {label} of {config.num_classes}; expected {expected}.")
+        classes = config.num_classes
+        expected = f"0 to {classes - 1}" if classes else "none"
+        raise ValueError(
+            f"class {label} is asked for and the generator has {classes} classes; expected "
+            f"{expected}."
+        )
     first = generator.mapping.layers[0]
     embedded = generator.mapping.embed(jax.nn.one_hot(label, config.num_classes))
     inputs = first.weight.shape[0]

@@ -102,7 +102,7 @@ def test_a_class_conditional_generator(tmp_path, capsys):
     for label, code in (("3", 1), ("2", 0)):
         back = [str(tmp_path / "b"), str(tmp_path / "r.pt"), "--to", "pytorch", "--class", label]
         assert main(back) == code
-    assert "the class is 3 of 3; expected 0 to 2" in capsys.readouterr().err
+    assert "class 3 is asked for and the generator has 3 classes" in capsys.readouterr().err
     form = rosinality.Generator(8, WIDTH, LAYERS, channels)
     form.load_state_dict(torch.load(tmp_path / "r.pt", weights_only=True)["g_ema"])
     with torch.no_grad():
