@@ -12,6 +12,7 @@ from e4e_jax.__main__ import main
 from e4e_jax.data.images import decode_image
 from e4e_jax.data.inputs import label_colours
 from e4e_jax.inversion.folder import load_latents
+from e4e_jax.metrics import passes
 from e4e_jax.models.encoder import Encoder, EncoderConfig
 from e4e_jax.models.irse import IRSEConfig
 
@@ -77,3 +78,5 @@ def test_another_range_or_shape_is_one_sentence(given):
             model.encode(np.zeros_like(expected))
     with pytest.raises(ValueError, match="images has shape"):
         model.encode(np.zeros((1, 16, 16, 3), np.float32))
+    with pytest.raises(ValueError, match="which its images cannot be compared with; expected"):
+        passes.inversion_functions(model)  # of eval.py
