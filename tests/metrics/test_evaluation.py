@@ -174,7 +174,8 @@ def test_a_set_against_itself(tmp_path):
         passes.pair_pass(source, source, **common),
     ]
     got = values(measure(("l2", "ms_ssim", "lpips", "fid", "kid", "pr", "swd"), ways)[0])
-    assert got["l2"] == got["lpips"] == got["swd"] == 0.0
+    # Both sides turn bytes into floats; a compiler may round one of them once less.
+    assert got["l2"] < 1e-12 and got["lpips"] < 1e-10 and got["swd"] < 1e-5
     assert got["ms_ssim"] == pytest.approx(1.0, abs=1e-6)
     assert got["fid"] < 1e-6 and got["pr precision"] == got["pr recall"] == 1.0
 
