@@ -249,7 +249,7 @@ _PAGE = "\n<!DOCTYPE html><html><head><title>Google Drive - Quota\nexceeded</tit
         (b'{"error": {"code": 403}}', "it is a text in JSON"),
         (_LFS.encode(), "it is a Git LFS pointer to a file of 1,234,567 bytes"),
         (b"../.git/annex/objects/a/b/SHA256E-s1--00.pt", "it is a git-annex pointer"),
-        (gzip.compress(b"x" * 100), "it is compressed by gzip; unpack it"),
+        (gzip.compress(b"x" * 100, mtime=0), "it is compressed by gzip; unpack it"),
         (b"7z\xbc\xaf\x27\x1c" + bytes(9), "it is a 7-Zip archive; unpack it"),
         (b"a.pt".ljust(257, b"\0") + b"ustar" + bytes(300), "it is a tar archive; unpack it"),
         (b"pickle".ljust(257, b"\0") + b"ustar" + bytes(300), "the tar layout of PyTorch before"),
