@@ -31,6 +31,10 @@ _SIGNALS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "ended by
 # notice, since it compiles, say, and one that notices and tidies up.
 _UNNOTICED, _TIDYING = 1.0, 10.0
 
+# Seconds within which signals of one kind are one: `timeout` sends each to the process and again
+# to its group.
+TOGETHER = 0.5
+
 
 class Failure(Exception):
     """What ends a program with its message, one sentence, and the code `exit_code`."""
@@ -181,6 +185,8 @@ class _Interrupts:
         del frame
         self._noticed.set()
         repeated = self.received
+        if repeated and time.monotonic() - self._since < TOGETHER:
+            return
         self._receive(number)
         if repeated or self.ending:
             self.end_process()
@@ -189,21 +195,27 @@ class _Interrupts:
     def _receive(self, number):
         if not self.received:
             self.received = True
+            self._since = time.monotonic()
             self.code, self._text = _SIGNALS[number]
             if "logging" in sys.modules:
                 sys.modules["logging"].disable()
 
     def _wait(self, reader):
         """The thread: every signal is a byte."""
-        ours = False
+        ours, last = False, {}
         while data := reader.recv(64):
             for number in data:
                 if number not in _SIGNALS or signal.getsignal(number) is signal.SIG_IGN:
                     continue
+                now = time.monotonic()
+                if now - last.get(number, -math.inf) < TOGETHER:
+                    continue
+                last[number] = now
                 if self.taken.get(number, 0) > 0:
                     self.taken[number] -= 1
                     continue
                 if ours:
+                    self._receive(number)
                     self.end_process()
                 ours = True
                 threading.Thread(target=self._end_late, args=(number,), daemon=True).start()

@@ -39,8 +39,8 @@ class _CutShort(BaseException):
 class StopSignal:
     """Turns SIGTERM, and the first Ctrl-C, into a flag for as long as its context lasts.
 
-    A second Ctrl-C interrupts as usual. Outside the main thread, which alone gets signals, the
-    flag stays down.
+    A second Ctrl-C, half a second later or more, interrupts as usual. Outside the main thread,
+    which alone gets signals, the flag stays down.
 
     Attributes:
       received: whether this host has got a signal, whatever the others have.
@@ -56,22 +56,24 @@ class StopSignal:
         self._common = None
         if jax.process_count() > 1:
             self._common = CommonStop.of_all_hosts(self._follow)
-        self._previous = {}
+        self._previous, self._taken = {}, None
+        self._since = 0.0  # of the first Ctrl-C
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
             self._taken = program.signals_are_taken()
             self._taken.__enter__()
             for number in self._SIGNALS:
-                self._previous[number] = signal.signal(number, self._receive)
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as in background jobs
+                    self._previous[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *_):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        if self._previous:
+        if self._taken:
             self._taken.__exit__(None, None, None)
-        self._previous = {}
+        self._previous, self._taken = {}, None
         self.close()
 
     def close(self) -> None:
@@ -110,11 +112,13 @@ class StopSignal:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _receive(self, number, frame):
-        del frame
         self.received = True
-        if number == signal.SIGINT:
-            self.interrupted = True
-            signal.signal(number, self._previous[number])
+        if number == signal.SIGINT and self.interrupted:
+            if time.monotonic() - self._since >= program.TOGETHER:
+                signal.signal(number, self._previous[number])
+                self._previous[number](number, frame)
+        elif number == signal.SIGINT:
+            self.interrupted, self._since = True, time.monotonic()
             # Not print: the signal may have come in the middle of one.
             os.write(2, b"\nStopping after this step; press Ctrl-C again to stop at once.\n")
         if self._cutting:

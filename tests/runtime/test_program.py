@@ -174,16 +174,32 @@ program.end(program.run("demo", body))
         process.send_signal(signal.SIGINT)
         assert process.stdout.readline() == "tidied\n"
         if rest != "pass":
+            time.sleep(program.TOGETHER + 0.1)
             process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=60)
         assert (process.returncode, output, errors) == (130, "", "demo: interrupted.\n")
 
 
-def test_sigterm_tidies_up_too():
-    process = start("program.end(program.run('demo', lambda: [ready(), time.sleep(60)]))")
+@pytest.mark.parametrize("native", [False, True])
+def test_sigterm_tidies_up_too_and_twice_at_once_is_once(native):
+    """`timeout` sends it to the process, and again to its group."""
+    code = """
+def body():
+    try:
+        ready()
+        native() if NATIVE else time.sleep(60)
+    finally:
+        time.sleep(0.2)
+        print("tidied")
+program.end(program.run("demo", body))
+"""
+    process = start(code.replace("NATIVE", str(native)))
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     output, errors = process.communicate(timeout=60)
-    assert (process.returncode, output, errors) == (143, "", "demo: ended by SIGTERM.\n")
+    assert (process.returncode, errors) == (143, "demo: ended by SIGTERM.\n")
+    assert output == ("" if native else "tidied\n")
 
 
 def test_signals_that_a_block_takes_are_left_to_it():
@@ -203,7 +219,7 @@ program.end(program.run("demo", lambda: time.sleep(60)))
     process = start(code)
     for _ in range(2):
         process.send_signal(signal.SIGTERM)
-        time.sleep(0.2)
+        time.sleep(program.TOGETHER + 0.1)
     assert process.stdout.readline() == "went on\n"
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 143
