@@ -45,7 +45,9 @@ def test_a_late_host_is_waited_for_by_name(address, monkeypatch):
     ends, said = come(address, [0, 1, 2], delays=(0, 0, 1.5))
     assert ends == [None] * 3
     port = address.split(":")[1]
-    assert f"waits for host 2 of 3 at port {port}." in said
+    # On a busy machine host 1 may not have been heard yet.
+    waits = [f"waits for {late} of 3 at port {port}." for late in ("host 2", "hosts 1 and 2")]
+    assert len({*waits} & {*said}) == 1
     assert f"waits, with host 0 at {address}, for the other hosts." in said
 
 
