@@ -7,7 +7,7 @@ def get_config():
     config = common.get_encoder_config()
     config.name = "toy"
     config.batch_size = 16
-    config.total_steps = 800
+    config.total_steps = 1_000
     config.log_every = 10
     config.first_picture = 30
     config.validate_every = 400
