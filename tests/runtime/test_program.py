@@ -17,6 +17,12 @@ def ready():
     print("ready", flush=True)
 def native():  # does not come back for minutes, whatever arrives
     hashlib.pbkdf2_hmac("sha256", b"", b"", (1 << 31) - 1)
+def ready_in_native():
+    entered = threading.Event()
+    threading.Thread(target=lambda: [entered.wait(), ready()], daemon=True).start()
+    sys.setswitchinterval(1000)  # the thread runs once native code has let go of the lock
+    entered.set()
+    native()
 """
 
 
@@ -98,7 +104,7 @@ def start(code):
 MOMENTS = {
     "while modules load": "ready(); time.sleep(60)",
     "in a program": "program.end(program.run('demo', lambda: [ready(), time.sleep(60)]))",
-    "in native code": "program.end(program.run('demo', lambda: [ready(), native()]))",
+    "in native code": "program.end(program.run('demo', ready_in_native))",
     "where it is caught": """
 def body():
     ready()
@@ -186,8 +192,7 @@ def test_sigterm_tidies_up_too_and_twice_at_once_is_once(native):
     code = """
 def body():
     try:
-        ready()
-        native() if NATIVE else time.sleep(60)
+        ready_in_native() if NATIVE else [ready(), time.sleep(60)]
     finally:
         time.sleep(0.2)
         print("tidied")
