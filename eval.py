@@ -80,8 +80,8 @@ def _main(argv):
     config = _CONFIG.value
     # Heavy imports wait until flags and config are known to be good.
     check_config(config)
-    from e4e_jax.process import set_up
-    from e4e_jax.training import parallel
+    from e4e_jax.runtime import parallel
+    from e4e_jax.runtime.tuning import set_up
 
     set_up()
     with parallel.all_hosts():
@@ -95,7 +95,7 @@ def _evaluate(config):
     from e4e_jax.metrics import figures, networks, table
     from e4e_jax.metrics.cache import Cache, default_folder
     from e4e_jax.metrics.speed import seconds_per_image
-    from e4e_jax.training.hooks import ProgressBar
+    from e4e_jax.runtime.progress import ProgressBar
 
     if os.path.lexists(_OUT.value) and not os.path.isdir(_OUT.value):  # before the work
         raise ValueError(f"--out is {_OUT.value}, which is no folder.")
@@ -174,10 +174,10 @@ def _bundle_path(name) -> str:
 
 
 def _load_model(path):
-    from e4e_jax import model
+    from e4e_jax import api
 
-    loaded = model.load(path)
-    if not isinstance(loaded, model.GeneratorModel):
+    loaded = api.load(path)
+    if not isinstance(loaded, api.GeneratorModel):
         raise ValueError(f"{path} is a feature network; expected an inverter or a generator.")
     return loaded
 

@@ -44,8 +44,9 @@ def main(argv):
     config = _CONFIG.value
     # Heavy imports wait until flags and config are known to be good.
     check_run(config)
-    from e4e_jax.process import set_up
-    from e4e_jax.training import loop, parallel
+    from e4e_jax.runtime import parallel
+    from e4e_jax.runtime.tuning import set_up
+    from e4e_jax.training import loop
 
     set_up(memory_first=_are_large(config.data.image_size))
     workdir = os.path.abspath(_WORKDIR.value or os.path.join("runs", config.name))

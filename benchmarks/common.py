@@ -20,7 +20,7 @@ from benchmarks import machine, peers, sides, timing
 from benchmarks.published_code import checkouts
 from benchmarks.sides import OURS, Side
 from benchmarks.workers import SETTINGS, Worker, WorkerError
-from e4e_jax import process
+from e4e_jax.runtime import tuning
 
 COMPILED = "torch.compile"  # a side's name
 
@@ -66,8 +66,8 @@ def run(name, description, default_cases, make_case, argv=None, *, peer=False, t
     """
     flags = _parser(name, description, default_cases, peer).parse_args(argv)
     flags.training = training
-    process.keep_freed_memory()  # both for the ceilings
-    process.settle_memory()
+    tuning.keep_freed_memory()  # both for the ceilings
+    tuning.settle_memory()
     sides.set_precision(flags.precision)
     try:
         cases = [make_case(case, flags) for case in flags.cases]

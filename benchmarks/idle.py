@@ -32,8 +32,7 @@ import jax
 
 from benchmarks import common, machine
 from configs import toy
-from e4e_jax import process
-from e4e_jax.training import parallel
+from e4e_jax.runtime import parallel, tuning
 from e4e_jax.training.encoder_run import build_encoder_run
 from e4e_jax.training.loop import run_loop
 
@@ -152,7 +151,7 @@ def measure(config, steps: int, workdir) -> dict:
     count = max(steps // 5, 2)
     steps_alone(run.step, first, batches, 2)
     run.validate(first), run.picture(first)  # compiled before they are timed
-    process.settle_memory()  # as the loop does after its first step
+    tuning.settle_memory()  # as the loop does after its first step
 
     alone = steps_alone(run.step, first, batches, count)
     watch = Watch(run)
@@ -212,7 +211,7 @@ def main(argv=None):
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--json", metavar="PATH", help="write all numbers there")
     flags = parser.parse_args(argv)
-    process.tune()
+    tuning.tune()
     if flags.steps < 2:
         parser.error(f"--steps is {flags.steps}; expected at least 2")
     config = toy.get_config()

@@ -24,9 +24,8 @@ from jax.sharding import Mesh
 from benchmarks import common, machine, sides, timing
 from benchmarks.encode import random_images
 from benchmarks.train_step import IMAGE_SIZE, make_networks, make_step
-from e4e_jax import process
 from e4e_jax.models.encoder import Encoder
-from e4e_jax.training import parallel
+from e4e_jax.runtime import parallel, tuning
 from e4e_jax.training.encoder_step import STATE_SPECS, EncoderOptions, place_state
 
 OPTIONS = EncoderOptions()
@@ -106,7 +105,7 @@ def measure(case, *, precision="float32", repeats=10, small=False) -> dict:
     runs[NO_HEADS] = timing.timed(lambda: floor.run(step_number(0)))
     for run in runs.values():
         run()
-    process.settle_memory()  # as the training loop does after its first step
+    tuning.settle_memory()  # as the training loop does after its first step
     timings = timing.alternate(runs, repeats=repeats)
     slowest = timings[f"stage {last}"].median
     rows = {
@@ -169,7 +168,7 @@ def main(argv=None):
     parser.add_argument("--small", action="store_true", help="tiny networks, to try the program")
     parser.add_argument("--json", metavar="PATH", help="write all numbers there")
     flags = parser.parse_args(argv)
-    process.tune(memory_first=True)
+    tuning.tune(memory_first=True)
     try:
         result = measure(
             flags.case, precision=flags.precision, repeats=flags.repeats, small=flags.small

@@ -18,9 +18,10 @@ from benchmarks.sides import abstract_module
 from benchmarks.synthesis import generator_config
 from benchmarks.train_step import make_networks, make_step
 from e4e_jax.inversion.invert import synthesize_like
-from e4e_jax.models import blocks
+from e4e_jax.models.convolution import space_to_depth
 from e4e_jax.models.encoder import Encoder
-from e4e_jax.training import losses, parallel
+from e4e_jax.runtime import parallel
+from e4e_jax.training import losses
 from e4e_jax.training.encoder_step import STATE_SPECS
 
 RESOLUTION, IMAGE_SIZE = 1024, 256
@@ -143,7 +144,7 @@ def _encoder_and_loss(batch, dtype, small, remat):
 
     forward = cost.count(backbone, params, rest, images)["flops"]
     # Of a choice by platform JAX keeps what any of its forms needs, a compiler that of one.
-    with mock.patch.object(blocks, "pays", lambda *sizes: False):
+    with mock.patch.object(space_to_depth, "pays", lambda *sizes: False):
         kept = _kept(encode, params, rest, images) + _kept(loss, codes, arrays, images)
     return 2 * forward, kept
 

@@ -31,7 +31,7 @@ from e4e_jax.models.irse import IRSEConfig
 from e4e_jax.models.latent_discriminator import LatentDiscriminator
 from e4e_jax.models.lpips import LPIPS
 from e4e_jax.models.stylegan2 import Generator
-from e4e_jax.training import parallel
+from e4e_jax.runtime import parallel
 from e4e_jax.training.encoder_step import (
     REMAT,
     STATE_SPECS,

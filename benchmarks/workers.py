@@ -6,7 +6,7 @@ import multiprocessing
 import traceback
 
 from benchmarks import machine, sides, timing
-from e4e_jax import process
+from e4e_jax.runtime import tuning
 
 SETTINGS = ("own", "all", "none")
 
@@ -79,7 +79,7 @@ def _serve(pipe, make_case, case, side, flags):
     """The program of the process: builds, then answers until the other end is closed."""
     try:
         if is_tuned(side, flags.settings):
-            process.tune(memory_first=flags.training)
+            tuning.tune(memory_first=flags.training)
         sides.set_precision(flags.precision)
         memory = machine.PeakMemory()
         built = make_case(case, flags).builders[side]()
@@ -87,7 +87,7 @@ def _serve(pipe, make_case, case, side, flags):
         built.results.clear()  # only the comparison needs them
         gc.collect()
         if flags.training and is_tuned(side, flags.settings):
-            process.settle_memory()
+            tuning.settle_memory()
         memory.start()
         run = timing.timed(built.run)
         answers = {"run": run, "peak": lambda: memory.read(torch_side=sides.is_torch(side))}

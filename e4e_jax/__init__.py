@@ -11,13 +11,13 @@ def load(name, *, dtype=None):
       dtype: compute type of convolutions, such as "bfloat16"; None for float32.
 
     Returns:
-      A `model.Inverter` or `model.GeneratorModel`, or a `model.FeatureModel`, which is called
+      A `api.Inverter` or `api.GeneratorModel`, or a `api.FeatureModel`, which is called
       with images.
 
     Raises:
       FileNotFoundError, ValueError: nothing usable is there; in one sentence.
     """
     # Here, so that `import e4e_jax` does not wait for JAX.
-    from e4e_jax import model
+    from e4e_jax import api
 
-    return model.load(name, dtype=dtype)
+    return api.load(name, dtype=dtype)

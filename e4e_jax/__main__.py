@@ -16,7 +16,7 @@ from e4e_jax.commands.invert import add_invert
 from e4e_jax.commands.mix import add_mix
 from e4e_jax.commands.numbers import check_numbers
 from e4e_jax.commands.toy import add_toy
-from e4e_jax.process import set_up
+from e4e_jax.runtime.tuning import set_up
 
 
 def main(arguments=None) -> int:

@@ -14,11 +14,11 @@ os.environ["XLA_FLAGS"] = xla_flags.for_tests(os.environ.get("XLA_FLAGS", ""))
 import jax
 import pytest
 
-from e4e_jax import process
+from e4e_jax.runtime import tuning
 
 jax.config.update("jax_default_matmul_precision", "highest")
 # Programs that tests call in their own process: it compiles hundreds, and would keep it all.
-process.keep_freed_memory = lambda: None
+tuning.keep_freed_memory = lambda: None
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -95,7 +95,7 @@ import os, sys
 sys.path[:0] = [{str(tests)!r}, {str(tests / "training")!r}, {str(tests.parent)!r}]
 import conftest
 os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("count=4", "count=2")
-from e4e_jax.training import parallel
+from e4e_jax.runtime import parallel
 parallel.initialize_distributed()
 """
     with socket.socket() as probe:

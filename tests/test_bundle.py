@@ -20,8 +20,7 @@ from e4e_jax.models.irse import IRSEConfig
 from e4e_jax.models.lpips import LPIPS
 from e4e_jax.models.moco import MoCo
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
-from e4e_jax.runtime import checksums
-from e4e_jax.training import parallel
+from e4e_jax.runtime import checksums, parallel
 
 BACKBONE = IRSEConfig(widths=(4, 4, 8, 8), depths=(1, 1, 1, 1), squeeze_reduction=2)
 

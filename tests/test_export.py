@@ -20,9 +20,9 @@ from e4e_jax.models.irse import IRSEConfig
 from e4e_jax.models.latent_discriminator import LatentDiscriminator
 from e4e_jax.models.lpips import LPIPS
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
+from e4e_jax.runtime.parallel import AXIS
 from e4e_jax.training.encoder_step import EncoderOptions, FrozenNetworks, make_encoder_step
 from e4e_jax.training.generator_step import GeneratorOptions, make_generator_step
-from e4e_jax.training.parallel import AXIS
 from e4e_jax.training.ranger import ranger
 
 CONVOLUTION = re.compile(r"stablehlo\.convolution.* -> tensor<(?:\d+x)*(\w+)>")

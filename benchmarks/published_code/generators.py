@@ -16,7 +16,7 @@ from benchmarks.published_code.trial import (
     to_tensor,
 )
 from e4e_jax import bundle
-from e4e_jax.model import GeneratorModel
+from e4e_jax.api import GeneratorModel
 
 
 def _compare(trial: Trial, path, synthesize, maps, judge, resolution, *, colours=3, label=None):

@@ -7,8 +7,7 @@ import sys
 import jax
 import jax.numpy as jnp
 
-from e4e_jax import bundle
-from e4e_jax import model as models
+from e4e_jax import api, bundle
 from e4e_jax.commands.pictures import (
     comparison,
     drawn_size,
@@ -21,8 +20,8 @@ from e4e_jax.data.sources import open_images
 from e4e_jax.inversion.align import AlignedFaces, is_aligned
 from e4e_jax.inversion.folder import Inverted, check_output, invert_folder
 from e4e_jax.inversion.refine import optimize_w, optimize_w_plus, tune_generator
-from e4e_jax.training import parallel
-from e4e_jax.training.hooks import ProgressBar
+from e4e_jax.runtime import parallel
+from e4e_jax.runtime.progress import ProgressBar
 
 _CHECKED_FOR_ALIGNMENT = 8  # images, the first ones
 
@@ -71,8 +70,8 @@ def _run(flags):
 def _invert_all(flags):
     source = open_images(flags.images, without=flags.out)
     check_output(flags.out, source)
-    model = models.load(flags.model)
-    if not isinstance(model, models.Inverter):
+    model = api.load(flags.model)
+    if not isinstance(model, api.Inverter):
         raise ValueError(f"{flags.model} has no encoder; expected a bundle of kind inverter.")
     if model.reads != "rgb" and (flags.align or flags.refine):
         flag = "--align" if flags.align else "--refine"

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from e4e_jax import model as models
+from e4e_jax import api
 from e4e_jax.data import outputs
 from e4e_jax.data.batches import in_batches
 from e4e_jax.data.images import ImageError, resize_image, to_float, to_uint8
@@ -31,18 +31,18 @@ def add_class_flag(parser) -> None:
     )  # fmt: skip
 
 
-def load_generator(name, label: int | None = None) -> models.GeneratorModel:
+def load_generator(name, label: int | None = None) -> api.GeneratorModel:
     """The bundle of a generator or an inverter; ValueError for another one.
 
     A label gives a class-conditional generator of that class alone.
     """
-    model = models.load(name)
-    if not isinstance(model, models.GeneratorModel):
+    model = api.load(name)
+    if not isinstance(model, api.GeneratorModel):
         raise ValueError(f"{name} has no generator; expected an inverter or a generator.")
     return model if label is None else model.for_class(label)
 
 
-def read_codes(name, model: models.GeneratorModel, out, flags):
+def read_codes(name, model: api.GeneratorModel, out, flags):
     """Codes of a latents.npz or a projected_w.npz, or of images, which are inverted.
 
     Images that cannot be decoded are named on the screen and left out.
@@ -77,7 +77,7 @@ def read_codes(name, model: models.GeneratorModel, out, flags):
             )
         check_codes(model, codes, f"{name} holds codes")
         return names, codes, None
-    if not isinstance(model, models.Inverter):
+    if not isinstance(model, api.Inverter):
         raise ValueError(f"{name} are images and the model has no encoder; expected a latents.npz.")
     source = model.source(open_images(name, without=out))
     check_no_input(out, source, outputs.sheet_names(out, source.names))
@@ -127,7 +127,7 @@ def _read_images(name, source, size, max_bad_images):
     return names, np.stack(images)
 
 
-def check_codes(model: models.GeneratorModel, codes, what: str) -> None:
+def check_codes(model: api.GeneratorModel, codes, what: str) -> None:
     """Says on stderr where codes [N, L, D] are far from all that the generator has learned.
 
     Args:
@@ -155,7 +155,7 @@ def shortened(names, most: int = 10) -> str:
     return ", ".join(names[:most]) + more
 
 
-def comparison(model: models.Inverter):
+def comparison(model: api.Inverter):
     """How to tell images that are none of the model's domain; None if its bundle names none.
 
     Returns:
@@ -179,7 +179,7 @@ def comparison(model: models.Inverter):
     return compare
 
 
-def say_what_is_strange(model: models.Inverter, names, errors) -> None:
+def say_what_is_strange(model: api.Inverter, names, errors) -> None:
     """One sentence on the images that look like something else than the model was trained on.
 
     Args:
@@ -192,13 +192,13 @@ def say_what_is_strange(model: models.Inverter, names, errors) -> None:
         print(f"e4e_jax: {sentence}", file=sys.stderr)
 
 
-def drawn_size(model: models.GeneratorModel) -> tuple[int, int]:
+def drawn_size(model: api.GeneratorModel) -> tuple[int, int]:
     """(height, width) at the generator's resolution, of the shape that an encoder reads."""
     height, width = getattr(model, "image_size", (model.resolution, model.resolution))
     return model.resolution * height // width, model.resolution
 
 
-def draw(model: models.GeneratorModel, codes, batch_size: int) -> np.ndarray:
+def draw(model: api.GeneratorModel, codes, batch_size: int) -> np.ndarray:
     """Codes [N, L, D] -> uint8 [N, H, W, 3]."""
     size = drawn_size(model)
     return in_batches(

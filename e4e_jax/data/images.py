@@ -143,8 +143,8 @@ def resize_image(image, size):
 
 
 def to_float(images):
-    """uint8 in 0..255 -> float32 in [-1, 1], any shape."""
-    return np.asarray(images, np.float32) / np.float32(127.5) - np.float32(1)
+    """uint8 in 0..255 -> float32 in [-1, 1], any shape; of NumPy or JAX, traced ones included."""
+    return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
 def to_uint8(images):

@@ -24,6 +24,7 @@ from e4e_jax.data.images import (
     decode_image,
     resize_image,
     save_png,
+    to_float,
     to_uint8,
 )
 from e4e_jax.data.names import check_names, check_places, distinct, place, settle
@@ -103,7 +104,7 @@ def invert_folder(
       batch_size: images at a time on this host; rounded up to a multiple of its devices.
       settings: what the inversions depend on. `out` must have been made with the same.
       max_bad_images: images that may turn out not to be decodable.
-      progress: (total_steps, batch_size) -> progress bar, such as `hooks.ProgressBar`.
+      progress: (total_steps, batch_size) -> progress bar, such as `runtime.progress.ProgressBar`.
 
     Raises:
       ValueError: `out` holds inversions made with other settings, or something where results
@@ -150,7 +151,7 @@ def invert_folder(
             if bar:
                 stack.callback(bar.close)
             for step, batch in enumerate(batches, start=1):
-                images = jnp.asarray(batch["image"], jnp.float32) / 127.5 - 1
+                images = to_float(jnp.asarray(batch["image"]))
                 found = invert(jax.device_put(images, sharding))
                 indices = {
                     row: todo[(step - 1) * batch_size + row]

@@ -123,7 +123,7 @@ def compute_columns(
       networks: name -> module in evaluation mode, or None.
       cache: of finished columns.
       progress: (number of batches to come, their size) -> a progress bar: a context manager with
-        a method `update(batches done)`, such as `training.hooks.ProgressBar`.
+        a method `update(batches done)`, such as `runtime.progress.ProgressBar`.
 
     Returns:
       name -> what the column keeps: an array [N, ...] of `Rows`, statistics of `Moments`. On

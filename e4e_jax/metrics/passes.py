@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from e4e_jax.data.images import ImageError
+from e4e_jax.data.images import ImageError, to_float
 from e4e_jax.data.pipeline import make_pipeline
 from e4e_jax.data.sources import Subset
 from e4e_jax.inversion import invert
@@ -64,7 +64,7 @@ def inversion_pass(
     """
 
     def images(networks, arrays):
-        reference = _to_float(arrays["image"])
+        reference = to_float(arrays["image"])
         codes = encode(networks, reference)
         return arrays | {
             "reference": reference,
@@ -96,7 +96,7 @@ def image_pass(source, role: str, *, image_size, batch_size) -> Pass:
         count=len(source),
         batch_size=batch_size,
         batches=lambda: _read(source, image_size, batch_size),
-        images=lambda networks, arrays: arrays | {role: _to_float(arrays["image"])},
+        images=lambda networks, arrays: arrays | {role: to_float(arrays["image"])},
         identities={role: _images_key(source, image_size)},
         image_size=image_size,
         names=_names(source),
@@ -158,8 +158,8 @@ def pair_pass(reference, measured, *, image_size, batch_size, allow_unmatched=Fa
     def images(networks, arrays):
         del networks
         return arrays | {
-            "reference": _to_float(arrays["image"]),
-            "measured": _to_float(arrays["other"]),
+            "reference": to_float(arrays["image"]),
+            "measured": to_float(arrays["other"]),
         }
 
     keys = [_images_key(source, image_size) for source in (reference, measured)]
@@ -298,7 +298,3 @@ def _names(source) -> list[str]:
 
 def _where(source) -> str:
     return str(getattr(source, "path", "") or "the source of images")
-
-
-def _to_float(images):
-    return images.astype(jnp.float32) / 127.5 - 1.0

@@ -11,7 +11,7 @@ def seconds_per_image(model, *, repeats=10) -> dict[str, float]:
     """Median seconds for one image on one device, compilation left out.
 
     Args:
-      model: a `model.Inverter`, or a generator alone.
+      model: a `api.Inverter`, or a generator alone.
       repeats: how often each is timed.
 
     Returns:

@@ -2,34 +2,13 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from e4e_jax.models import ops
-from e4e_jax.models.layers import EqualLinear, leaky_relu
+from e4e_jax.models.layers import EqualConv, EqualLinear, leaky_relu
 from e4e_jax.models.stylegan2 import GeneratorConfig
 
 _LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601), as Pillow's mode L
-
-
-class EqualConv(nnx.Module):
-    """Convolution with an equalised learning rate; halves the resolution with `down`."""
-
-    def __init__(self, in_channels, out_channels, size, *, bias=True, down=False, rngs: nnx.Rngs):
-        shape = (size, size, in_channels, out_channels)
-        self.kernel = nnx.Param(jax.random.normal(rngs.params(), shape))
-        self.bias = nnx.Param(jnp.zeros((out_channels,))) if bias else None
-        self.down = down
-
-    def __call__(self, x):
-        size, _, in_channels, _ = self.kernel.shape
-        kernel = self.kernel[...] / math.sqrt(size * size * in_channels)
-        if self.down:
-            x = ops.downsample_conv2d(x, kernel)
-        else:
-            x = ops.conv2d(x, kernel, padding=size // 2)
-        return x if self.bias is None else x + self.bias[...].astype(x.dtype)
 
 
 class ResidualBlock(nnx.Module):

@@ -17,8 +17,8 @@ import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from e4e_jax.models.irse import Conv, IRSEBackbone, IRSEConfig
-from e4e_jax.models.layers import EqualLinear
+from e4e_jax.models.irse import IRSEBackbone, IRSEConfig
+from e4e_jax.models.layers import Conv, EqualLinear
 from e4e_jax.models.resnet import ResNetBackbone, ResNetConfig
 
 KINDS = ("e4e", "psp", "single_w")

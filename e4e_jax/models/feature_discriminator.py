@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from e4e_jax.models.discriminator import Discriminator, EqualConv
-from e4e_jax.models.layers import leaky_relu
+from e4e_jax.models.discriminator import Discriminator
+from e4e_jax.models.layers import EqualConv, leaky_relu
 
 _HEAD_CHANNELS = 64
 

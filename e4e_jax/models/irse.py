@@ -11,11 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from e4e_jax.models import ops
 from e4e_jax.models.batch_norm import STATISTICS, BatchNorm
-
-# PyTorch's default initialisation of convolutions and linear layers: U(−1/√fan_in, 1/√fan_in).
-_INITIALIZER = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+from e4e_jax.models.layers import TORCH_INITIALIZER, Conv, PReLU
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,41 +47,17 @@ class IRSEConfig:
         return cls(widths=(16, 32, 64, 128), depths=(1, 2, 2, 1))
 
 
-class Conv(nnx.Module):
-    """Convolution with the zero padding that keeps the size at stride 1: [B, H, W, I] -> O."""
-
-    def __init__(
-        self, in_channels, out_channels, size, *, stride=1, bias=False, dtype, rngs: nnx.Rngs
-    ):
-        shape = (size, size, in_channels, out_channels)
-        self.kernel = nnx.Param(_INITIALIZER(rngs.params(), shape, jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((out_channels,))) if bias else None
-        self.stride = stride
-        self.dtype = dtype
-
-    def __call__(self, x):
-        padding = self.kernel.shape[0] // 2
-        x = ops.conv2d(x.astype(self.dtype), self.kernel[...], stride=self.stride, padding=padding)
-        return x if self.bias is None else x + self.bias[...].astype(x.dtype)
-
-
-class PReLU(nnx.Module):
-    """Leaky ReLU with a learned slope for each channel (He et al. 2015)."""
-
-    def __init__(self, features):
-        self.slope = nnx.Param(jnp.full((features,), 0.25))
-
-    def __call__(self, x):
-        return jnp.where(x >= 0, x, x * self.slope[...].astype(x.dtype))
-
-
 class SqueezeExcite(nnx.Module):
     """Scales each channel by a function of all channels' spatial means (Hu et al. 2018)."""
 
     def __init__(self, features, reduction, *, rngs: nnx.Rngs):
         hidden = max(features // reduction, 1)
-        self.fc1 = nnx.Linear(features, hidden, use_bias=False, kernel_init=_INITIALIZER, rngs=rngs)
-        self.fc2 = nnx.Linear(hidden, features, use_bias=False, kernel_init=_INITIALIZER, rngs=rngs)
+        self.fc1 = nnx.Linear(
+            features, hidden, use_bias=False, kernel_init=TORCH_INITIALIZER, rngs=rngs
+        )
+        self.fc2 = nnx.Linear(
+            hidden, features, use_bias=False, kernel_init=TORCH_INITIALIZER, rngs=rngs
+        )
 
     def __call__(self, x):
         squeezed = jnp.mean(x.astype(jnp.float32), axis=(1, 2))  # [B, C]

@@ -3,8 +3,7 @@
 import jax
 from flax import nnx
 
-# PyTorch's default initialisation of a linear layer: U(−1/√fan_in, 1/√fan_in).
-_INITIALIZER = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+from e4e_jax.models.layers import TORCH_INITIALIZER
 
 
 class LatentDiscriminator(nnx.Module):
@@ -18,7 +17,7 @@ class LatentDiscriminator(nnx.Module):
     def __init__(self, style_dim=512, num_layers=4, *, rngs: nnx.Rngs):
         widths = [style_dim] * num_layers + [1]
         self.layers = nnx.List(
-            nnx.Linear(n_in, n_out, kernel_init=_INITIALIZER, rngs=rngs)
+            nnx.Linear(n_in, n_out, kernel_init=TORCH_INITIALIZER, rngs=rngs)
             for n_in, n_out in zip(widths[:-1], widths[1:], strict=True)
         )
 

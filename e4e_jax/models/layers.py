@@ -1,10 +1,15 @@
-"""Small pieces that several networks share: equalised layers and activations."""
+"""Small pieces that several networks share: convolutions, linear layers and activations."""
 
 import math
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+from e4e_jax.models.convolution import ops
+
+# PyTorch's default initialisation of convolutions and linear layers: U(−1/√fan_in, 1/√fan_in).
+TORCH_INITIALIZER = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def leaky_relu(x):
@@ -39,3 +44,50 @@ class EqualLinear(nnx.Module):
         """x [..., in] -> [..., out], in float32: styles and statistics keep full precision."""
         scale = self.lr_mul / math.sqrt(self.weight.shape[0])
         return x @ (self.weight[...] * scale) + self.bias[...] * self.lr_mul
+
+
+class EqualConv(nnx.Module):
+    """Convolution with an equalised learning rate; halves the resolution with `down`."""
+
+    def __init__(self, in_channels, out_channels, size, *, bias=True, down=False, rngs: nnx.Rngs):
+        shape = (size, size, in_channels, out_channels)
+        self.kernel = nnx.Param(jax.random.normal(rngs.params(), shape))
+        self.bias = nnx.Param(jnp.zeros((out_channels,))) if bias else None
+        self.down = down
+
+    def __call__(self, x):
+        size, _, in_channels, _ = self.kernel.shape
+        kernel = self.kernel[...] / math.sqrt(size * size * in_channels)
+        if self.down:
+            x = ops.downsample_conv2d(x, kernel)
+        else:
+            x = ops.conv2d(x, kernel, padding=size // 2)
+        return x if self.bias is None else x + self.bias[...].astype(x.dtype)
+
+
+class Conv(nnx.Module):
+    """Convolution with the zero padding that keeps the size at stride 1: [B, H, W, I] -> O."""
+
+    def __init__(
+        self, in_channels, out_channels, size, *, stride=1, bias=False, dtype, rngs: nnx.Rngs
+    ):
+        shape = (size, size, in_channels, out_channels)
+        self.kernel = nnx.Param(TORCH_INITIALIZER(rngs.params(), shape, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((out_channels,))) if bias else None
+        self.stride = stride
+        self.dtype = dtype
+
+    def __call__(self, x):
+        padding = self.kernel.shape[0] // 2
+        x = ops.conv2d(x.astype(self.dtype), self.kernel[...], stride=self.stride, padding=padding)
+        return x if self.bias is None else x + self.bias[...].astype(x.dtype)
+
+
+class PReLU(nnx.Module):
+    """Leaky ReLU with a learned slope for each channel (He et al. 2015)."""
+
+    def __init__(self, features):
+        self.slope = nnx.Param(jnp.full((features,), 0.25))
+
+    def __call__(self, x):
+        return jnp.where(x >= 0, x, x * self.slope[...].astype(x.dtype))

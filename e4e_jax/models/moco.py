@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 
 from e4e_jax.models.batch_norm import BatchNorm
-from e4e_jax.models.irse import Conv
+from e4e_jax.models.layers import Conv
 
 
 class Bottleneck(nnx.Module):

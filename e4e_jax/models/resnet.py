@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from e4e_jax.models.batch_norm import BatchNorm
-from e4e_jax.models.irse import Conv, PReLU
+from e4e_jax.models.layers import Conv, PReLU
 
 
 @dataclasses.dataclass(frozen=True)

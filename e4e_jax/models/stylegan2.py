@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from e4e_jax.models import blocks, ops
+from e4e_jax.models.convolution import ops, space_to_depth
 from e4e_jax.models.layers import EqualLinear, leaky_relu, normalize_second_moment
 
 
@@ -126,7 +126,7 @@ class StyledConv(nnx.Module):
     def __call__(self, x, style, noise, *, in_blocks=False):
         """x [B, H, W, I], style [B, I], noise [B or 1, H', W'] or None -> [B, H', W', O].
 
-        With `in_blocks` the result is in `blocks` of 2x2 positions, and so is x without `up`.
+        With `in_blocks` the result is in blocks of 2x2 positions, and so is x without `up`.
         """
         kernel = self.kernel[...] / math.sqrt(9 * self.kernel.shape[2])
         x = ops.modulated_conv2d(x, kernel, style, up=self.up, in_blocks=in_blocks)
@@ -136,7 +136,7 @@ class StyledConv(nnx.Module):
         if in_blocks:
             bias = jnp.tile(bias, 4)
             if noise is not None:
-                noise = blocks.spread(blocks.from_image(noise), self.bias.size)
+                noise = space_to_depth.spread(space_to_depth.from_image(noise), self.bias.size)
         x = leaky_relu((x if noise is None else x + noise) + bias)
         return x if self.clamp is None else jnp.clip(x, -self.clamp, self.clamp)
 
@@ -160,7 +160,7 @@ class ToRGB(nnx.Module):
         rgb = jnp.einsum(
             "bhwi,bio->bhwo", x, weights.astype(x.dtype), preferred_element_type=jnp.float32
         )
-        rgb = (blocks.to_image(rgb) if in_blocks else rgb) + self.bias[...]
+        rgb = (space_to_depth.to_image(rgb) if in_blocks else rgb) + self.bias[...]
         return rgb if self.clamp is None else jnp.clip(rgb, -self.clamp, self.clamp)
 
 
@@ -225,14 +225,14 @@ class SynthesisNetwork(nnx.Module):
             for j in (i, i + 1):
                 x = run(self.convs[j], x, styles[j], noises[j], in_blocks=in_blocks)
             rgb = ops.upsample(rgb) + to_rgb(i + 1, x, in_blocks=in_blocks)
-            return blocks.to_image(x) if in_blocks else x, rgb
+            return space_to_depth.to_image(x) if in_blocks else x, rgb
 
         x = jnp.broadcast_to(self.constant[...], (w_plus.shape[0], *self.constant.shape))
         x = run(self.convs[0], x.astype(self.dtype), styles[0], noises[0])
         rgb = to_rgb(0, x)
         for i in range(1, len(self.convs), 2):
             plain = functools.partial(double, i)
-            if blocks.pays(self.convs[i].noise.shape[0], self.convs[i].bias.size):
+            if space_to_depth.pays(self.convs[i].noise.shape[0], self.convs[i].bias.size):
                 tpu = functools.partial(double, i, in_blocks=True)
                 x, rgb = jax.lax.platform_dependent(x, rgb, tpu=tpu, default=plain)
             else:

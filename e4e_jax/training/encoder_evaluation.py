@@ -61,7 +61,7 @@ class EncoderEvaluation:
             inverter = nnx.merge(graph, params, batch_stats)
             inverter.eval()
             generator = nnx.merge(self._networks_graph, frozen)["generator"]
-            return encode(inverter, generator, _to_float(images))
+            return encode(inverter, generator, to_float(images))
 
         @jax.jit
         def syntheses(frozen, codes):
@@ -204,7 +204,3 @@ class EncoderEvaluation:
         return in_batches(
             lambda codes: self._syntheses(self._frozen, codes), (codes,), self._batch_size
         )
-
-
-def _to_float(images):
-    return images.astype(jnp.float32) / 127.5 - 1.0

@@ -16,8 +16,8 @@ from e4e_jax.models.encoder import Encoder, EncoderConfig
 from e4e_jax.models.irse import IRSEConfig
 from e4e_jax.models.latent_discriminator import LatentDiscriminator
 from e4e_jax.models.stylegan2 import class_generator
+from e4e_jax.runtime import parallel
 from e4e_jax.toy.faces import FACTORS
-from e4e_jax.training import parallel
 from e4e_jax.training.encoder_evaluation import Edit, EncoderEvaluation
 from e4e_jax.training.encoder_step import (
     STATE_SPECS,

@@ -19,8 +19,7 @@ from e4e_jax.inversion.invert import synthesize_like
 from e4e_jax.models.encoder import Encoder
 from e4e_jax.models.latent_discriminator import LatentDiscriminator
 from e4e_jax.models.stylegan2 import Generator
-from e4e_jax.training import losses
-from e4e_jax.training.parallel import (
+from e4e_jax.runtime.parallel import (
     PER_DEVICE,
     REPLICATED,
     example_indices,
@@ -29,6 +28,7 @@ from e4e_jax.training.parallel import (
     replicate,
     stack_per_device,
 )
+from e4e_jax.training import losses
 from e4e_jax.training.w_pool import WPool, init_w_pool, pick_layer, query_w_pool
 
 REMAT = ("none", "encoder", "generator", "all")

@@ -3,18 +3,18 @@
 import os
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from e4e_jax import bundle
 from e4e_jax.data.batches import in_batches
+from e4e_jax.data.images import to_float
 from e4e_jax.data.sheets import sheet
 from e4e_jax.metrics.regression import r2_score
 from e4e_jax.models.irse import IRSEConfig
+from e4e_jax.runtime import parallel
 from e4e_jax.toy.faces import FACTORS
 from e4e_jax.toy.features import ToyFeatures, ToyFeaturesConfig
-from e4e_jax.training import parallel
 from e4e_jax.training.features_step import make_features_step
 from e4e_jax.training.run import (
     Run,
@@ -49,7 +49,7 @@ def build_features_run(config, mesh) -> Run:
     def read(params, batch_stats, images):
         trained = nnx.merge(graph, params, batch_stats)
         trained.eval()
-        return trained(images.astype(jnp.float32) / 127.5 - 1.0)
+        return trained(to_float(images))
 
     def scores(state) -> dict[str, float]:
         weights = on_this_host((state.params, state.batch_stats))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx, struct
 
-from e4e_jax.training.parallel import mean_over_devices
+from e4e_jax.runtime.parallel import mean_over_devices
 
 
 @struct.dataclass

@@ -9,7 +9,7 @@ from flax import nnx
 
 from e4e_jax import bundle
 from e4e_jax.data.batches import in_batches
-from e4e_jax.data.images import save_png, to_uint8
+from e4e_jax.data.images import save_png, to_float, to_uint8
 from e4e_jax.data.sheets import sheet
 from e4e_jax.editing.directions import regress_directions
 from e4e_jax.editing.files import save_directions
@@ -18,10 +18,10 @@ from e4e_jax.metrics.fid import FeatureStatistics, frechet_distance
 from e4e_jax.models.discriminator import Discriminator
 from e4e_jax.models.feature_discriminator import FeatureDiscriminator
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig, mean_latent
+from e4e_jax.runtime import parallel
 from e4e_jax.toy.faces import FACTORS
 from e4e_jax.toy.features import ToyFeatures
 from e4e_jax.toy.latents import face_latents
-from e4e_jax.training import parallel
 from e4e_jax.training.generator_step import (
     GeneratorOptions,
     Supervision,
@@ -219,9 +219,7 @@ class _GeneratorEvaluation:
 
     def _statistics_of_images(self, images):
         statistics = FeatureStatistics(self._features.config.embedding_dim)
-        features = in_batches(
-            lambda x: self._pooled(x.astype(jnp.float32) / 127.5 - 1.0), (images,), 100
-        )
+        features = in_batches(lambda x: self._pooled(to_float(x)), (images,), 100)
         statistics.update(features)
         return statistics
 

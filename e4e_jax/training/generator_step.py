@@ -22,9 +22,9 @@ from flax import nnx, struct
 from e4e_jax.models.discriminator import Discriminator
 from e4e_jax.models.feature_discriminator import FeatureDiscriminator
 from e4e_jax.models.stylegan2 import Generator
+from e4e_jax.runtime.parallel import example_keys, mean_over_devices
 from e4e_jax.training import losses
 from e4e_jax.training.augment import diff_augment
-from e4e_jax.training.parallel import example_keys, mean_over_devices
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,15 +6,18 @@ import threading
 
 import jax
 
-from e4e_jax import process
 from e4e_jax.data.images import save_png
 from e4e_jax.data.same_on_hosts import check_same_entries
+from e4e_jax.runtime import parallel, tuning
 from e4e_jax.runtime.hosts import check_shared
-from e4e_jax.training import hooks, logs, parallel
+from e4e_jax.runtime.progress import ProgressBar
+from e4e_jax.runtime.stop_signal import StopSignal
+from e4e_jax.training import logs
 from e4e_jax.training.checkpoints import Checkpoints
 from e4e_jax.training.config_table import check_devices, check_run
 from e4e_jax.training.encoder_run import build_encoder_run
 from e4e_jax.training.features_run import build_features_run
+from e4e_jax.training.finite import NonFiniteLoss, check_finite
 from e4e_jax.training.generator_run import build_generator_run
 from e4e_jax.training.run import Run, build_optimizer
 from e4e_jax.training.state_arrays import first_not_finite
@@ -40,7 +43,7 @@ def train(config, workdir: str) -> None:
 
     Raises:
       ValueError, FileNotFoundError, OSError: bad config, data, or disk; in one sentence.
-      hooks.NonFiniteLoss: a loss became NaN or infinite.
+      NonFiniteLoss: a loss became NaN or infinite.
       KeyboardInterrupt: Ctrl-C; after the first step all is saved before.
     """
     check_run(config)
@@ -85,9 +88,9 @@ def run_loop(run: Run, config, mesh, workdir: str) -> None:
             batches.set_state(data_state)
         writer = stack.enter_context(contextlib.closing(logs.make_writer(workdir)))
         progress = stack.enter_context(
-            hooks.ProgressBar(config.total_steps, config.batch_size, first_step=step)
+            ProgressBar(config.total_steps, config.batch_size, first_step=step)
         )
-        stop = hooks.StopSignal()
+        stop = StopSignal()
         stack.callback(stop.close)
         if restored is not None:
             progress.write(f"Going on from {checkpoints.path(step)}.")
@@ -120,7 +123,7 @@ def run_loop(run: Run, config, mesh, workdir: str) -> None:
         def settle(*work):
             """Compilation leaves memory in pieces, which slow down every step that follows."""
             if not compiled_for.issuperset(work) and jax.default_backend() == "cpu":
-                process.settle_memory()
+                tuning.settle_memory()
             compiled_for.update(work)
 
         warming = None
@@ -217,13 +220,13 @@ class Saved:
         """Looks at the losses of a step; finite ones confirm an earlier checkpoint.
 
         Raises:
-          hooks.NonFiniteLoss: one is NaN or infinite; a checkpoint that led to it without a
+          NonFiniteLoss: one is NaN or infinite; a checkpoint that led to it without a
             finite loss in between is moved aside.
         """
         try:
-            hooks.check_finite(metrics, step)
-        except hooks.NonFiniteLoss as error:
-            raise hooks.NonFiniteLoss(f"{error}; {self._remedy(step)}.") from None
+            check_finite(metrics, step)
+        except NonFiniteLoss as error:
+            raise NonFiniteLoss(f"{error}; {self._remedy(step)}.") from None
         if self.unconfirmed and step > self.step:
             self._checkpoints.confirm(self.step)
             self.unconfirmed = False
@@ -232,12 +235,12 @@ class Saved:
         """Never a state that is not finite, or whose step's losses were not.
 
         Raises:
-          hooks.NonFiniteLoss: it is such a state.
+          NonFiniteLoss: it is such a state.
           OSError: it could not be written, or the one before.
         """
         self.check({name: float(value) for name, value in metrics.items()}, step)
         if name := first_not_finite(state):
-            raise hooks.NonFiniteLoss(
+            raise NonFiniteLoss(
                 f"{name} of the state is no longer finite after step {step}; {self._remedy(step)}."
             )
         self._checkpoints.save(step, state, data_state, validation)

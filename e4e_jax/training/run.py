@@ -15,11 +15,11 @@ import numpy as np
 import optax
 from flax import nnx
 
-from e4e_jax import process
 from e4e_jax.data.images import ImageError, resize_image, to_float
 from e4e_jax.data.pipeline import Pipeline, make_pipeline
 from e4e_jax.data.same_on_hosts import check_same_on_hosts
 from e4e_jax.data.sources import ImageFolder, tfds_source
+from e4e_jax.runtime import tuning
 from e4e_jax.toy.faces import ToyFaces
 from e4e_jax.training.config_table import check_source
 from e4e_jax.training.ranger import ranger
@@ -92,7 +92,7 @@ def first_weights(make: Callable[[], nnx.Module], given: Callable[[tuple], bool]
     graph, replaced, drawn = nnx.split(network, lambda path, _: given(path), ...)
     draw = jax.jit(
         lambda: nnx.split(make(), lambda path, _: given(path), ...)[2],
-        compiler_options=process.quick_compilation(),
+        compiler_options=tuning.quick_compilation(),
     )
     replaced = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), replaced)
     return nnx.merge(graph, replaced, draw())
@@ -223,7 +223,7 @@ def float_images(step: Callable) -> Callable:
     """Lets a per-device step take uint8 images: a quarter of the bytes travels to the device."""
 
     def with_floats(state, batch, *rest):
-        images = batch["image"].astype(jnp.float32) / 127.5 - 1.0
+        images = to_float(batch["image"])
         return step(state, {**batch, "image": images}, *rest)
 
     return with_floats

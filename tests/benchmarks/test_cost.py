@@ -4,7 +4,7 @@ import pytest
 from flax import nnx
 
 from benchmarks import cost
-from e4e_jax.models import ops, patches
+from e4e_jax.models.convolution import im2col, ops
 from e4e_jax.models.encoder import Encoder, EncoderConfig
 from e4e_jax.models.irse import IRSEConfig
 from e4e_jax.models.stylegan2 import GeneratorConfig, SynthesisNetwork
@@ -78,7 +78,7 @@ def test_frozen_weights_take_no_gradient():
     ids=["synthesis", "encoder"],
 )
 def test_agrees_with_the_compiler(module, shape, monkeypatch):
-    monkeypatch.setattr(patches, "pays", lambda *_: False)  # their products count padding
+    monkeypatch.setattr(im2col, "pays", lambda *_: False)  # their products count padding
     graph, state = nnx.split(nnx.eval_shape(module))
 
     def program(state, x):

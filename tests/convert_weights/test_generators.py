@@ -13,7 +13,7 @@ from helpers import randomize, relative_error
 import e4e_jax
 from convert_weights.__main__ import main
 from e4e_jax import bundle
-from e4e_jax.model import GeneratorModel
+from e4e_jax.api import GeneratorModel
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
 
 WIDTH, LAYERS = 12, 3

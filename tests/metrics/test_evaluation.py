@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from helpers import randomize, relative_error, run_two_processes
 
-from e4e_jax import model
+from e4e_jax import api
 from e4e_jax.data.images import save_png, to_float, to_uint8
 from e4e_jax.data.sources import ImageFolder
 from e4e_jax.metrics import figures, passes, table
@@ -343,7 +343,7 @@ def test_inversion_is_that_of_the_model(fields):
         | fields
     )
     generator = GeneratorConfig(64, 8, 16, 2, channel_base=128, channel_max=4)
-    inverter = model.Inverter(
+    inverter = api.Inverter(
         random_network(lambda: Encoder(config, rngs=nnx.Rngs(0))),
         random_network(lambda: Generator(generator, rngs=nnx.Rngs(0))),
     )

@@ -10,7 +10,7 @@ from helpers import randomize, relative_error
 from torch_comparison import to_jax, to_torch, torch_parameters
 
 from benchmarks.torch_reference import stylegan2 as reference
-from e4e_jax.model import GeneratorModel
+from e4e_jax.api import GeneratorModel
 from e4e_jax.models.discriminator import Discriminator
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig, class_generator
 

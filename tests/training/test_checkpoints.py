@@ -13,9 +13,9 @@ import pytest
 from flax import nnx, struct
 from helpers import run_two_processes
 
-from e4e_jax.training import parallel
+from e4e_jax.runtime import parallel
+from e4e_jax.runtime.parallel import PER_DEVICE, REPLICATED
 from e4e_jax.training.checkpoints import Checkpoints
-from e4e_jax.training.parallel import PER_DEVICE, REPLICATED
 from e4e_jax.training.w_pool import WPool, deal_w_pools, init_w_pool
 
 NO_DATA = {"step": 0}

@@ -16,8 +16,9 @@ from e4e_jax.models.encoder import Encoder, EncoderConfig
 from e4e_jax.models.irse import IRSEConfig
 from e4e_jax.models.latent_discriminator import LatentDiscriminator
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
+from e4e_jax.runtime import parallel
 from e4e_jax.toy.features import ToyFeatures, ToyFeaturesConfig
-from e4e_jax.training import losses, parallel
+from e4e_jax.training import losses
 from e4e_jax.training.encoder_step import (
     STATE_SPECS,
     EncoderOptions,

@@ -9,7 +9,8 @@ from helpers import randomize, relative_error
 from e4e_jax.models.discriminator import Discriminator
 from e4e_jax.models.feature_discriminator import FeatureDiscriminator
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
-from e4e_jax.training import losses, parallel
+from e4e_jax.runtime import parallel
+from e4e_jax.training import losses
 from e4e_jax.training.generator_step import (
     GeneratorOptions,
     Supervision,

@@ -9,10 +9,11 @@ from helpers import randomize, relative_error
 
 from configs import common
 from e4e_jax import bundle
-from e4e_jax.model import GeneratorModel
+from e4e_jax.api import GeneratorModel
 from e4e_jax.models.discriminator import Discriminator
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
-from e4e_jax.training import encoder_run, generator_run, parallel
+from e4e_jax.runtime import parallel
+from e4e_jax.training import encoder_run, generator_run
 from e4e_jax.training.generator_step import GeneratorOptions, make_generator_step
 
 SIZES = {"z_dim": 8, "w_dim": 8, "mapping_layers": 2, "channel_base": 64, "channel_max": 8}

@@ -167,7 +167,7 @@ def test_a_loss_that_turns_nan_stops_the_run(folder, tmp_path):
 
 def test_generator_and_features_runs_leave_bundles(folder, tmp_path, capsys, monkeypatch):
     settled = []
-    monkeypatch.setattr(loop.process, "settle_memory", lambda: settled.append(True))
+    monkeypatch.setattr(loop.tuning, "settle_memory", lambda: settled.append(True))
     config = toy_generator.get_config()
     config.batch_size, config.total_steps, config.fid_samples = 4, 3, 100
     config.validation_batch_size = 4

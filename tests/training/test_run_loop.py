@@ -10,7 +10,8 @@ import ml_collections
 import numpy as np
 import pytest
 
-from e4e_jax.training import hooks, loop, parallel
+from e4e_jax.runtime import parallel
+from e4e_jax.training import finite, loop
 from e4e_jax.training.checkpoints import Checkpoints
 from e4e_jax.training.run import Run
 
@@ -95,7 +96,7 @@ def send(number):
 def test_a_checkpoint_is_good_once_the_loss_after_it_was_finite(tmp_path):
     """The parameters of step 4 are finite, and what they lead to is not."""
     for _ in range(2):  # started again, it ends in the same way
-        with pytest.raises(hooks.NonFiniteLoss) as error:
+        with pytest.raises(finite.NonFiniteLoss) as error:
             train(tmp_path, tenfold)
         folder = tmp_path / "checkpoints"
         assert str(error.value) == (
@@ -111,14 +112,14 @@ def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
         w = jnp.where(state["step"] == 3, jnp.inf, state["w"])
         return {"step": state["step"] + 1, "w": w}, {"loss": jnp.float32(1)}
 
-    with pytest.raises(hooks.NonFiniteLoss, match="w of the state .* after step 4; .*/2.$"):
+    with pytest.raises(finite.NonFiniteLoss, match="w of the state .* after step 4; .*/2.$"):
         train(tmp_path, explode)
     assert steps(tmp_path) == [2]
 
 
 def test_a_last_validation_that_is_not_finite_is_no_good_end(tmp_path):
     finished = []
-    with pytest.raises(hooks.NonFiniteLoss, match="validation/l2 became nan at step 6; .*/4.$"):
+    with pytest.raises(finite.NonFiniteLoss, match="validation/l2 became nan at step 6; .*/4.$"):
         train(
             tmp_path,
             validate=lambda state: {"l2": float("nan")},

@@ -23,7 +23,7 @@ from e4e_jax.runtime import program
 program.begin("train.py")
 import jax, numpy as np
 from e4e_jax.runtime import hosts
-from e4e_jax.training import parallel
+from e4e_jax.runtime import parallel
 
 def main():
     with parallel.all_hosts(advice="start all again with the same work directory"):

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 from helpers import in_float64, randomize, relative_error
 
-from e4e_jax.models import blocks, ops
+from e4e_jax.models.convolution import ops, space_to_depth
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
 
 
@@ -19,12 +19,12 @@ def normal(*shape):
 @pytest.mark.parametrize("channels", [3, 32])  # moved; and convolved, being a vector's width
 def test_blocks_hold_their_positions_row_by_row_and_come_back(channels):
     image = normal(2, 6, 4, channels)
-    in_blocks = blocks.from_image(image)
+    in_blocks = space_to_depth.from_image(image)
     assert in_blocks.shape == (2, 3, 2, 4 * channels)
     for position, (i, j) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
         part = in_blocks[:, 2, 1, channels * position : channels * (position + 1)]
         np.testing.assert_array_equal(part, image[:, 4 + i, 2 + j])
-    back, pull = jax.vjp(blocks.to_image, in_blocks)
+    back, pull = jax.vjp(space_to_depth.to_image, in_blocks)
     np.testing.assert_array_equal(back, image)
     np.testing.assert_array_equal(pull(image)[0], in_blocks)
 
@@ -39,8 +39,10 @@ def test_modulated_convolution_and_its_gradients_are_those_of_the_plain_form(up)
         return ops.modulated_conv2d(x, kernel, style, up=up)
 
     def in_blocks(x, kernel, style):
-        x = x if up else blocks.from_image(x)
-        return blocks.to_image(ops.modulated_conv2d(x, kernel, style, up=up, in_blocks=True))
+        x = x if up else space_to_depth.from_image(x)
+        return space_to_depth.to_image(
+            ops.modulated_conv2d(x, kernel, style, up=up, in_blocks=True)
+        )
 
     def results(form, *args):
         output, pull = jax.vjp(form, *args)
@@ -56,7 +58,7 @@ def test_modulated_convolution_and_its_gradients_are_those_of_the_plain_form(up)
 @pytest.fixture
 def chosen(monkeypatch):
     """As if every size were worth it, and this were a TPU."""
-    monkeypatch.setattr(blocks, "pays", lambda *sizes: True)
+    monkeypatch.setattr(space_to_depth, "pays", lambda *sizes: True)
     monkeypatch.setattr(
         jax.lax,
         "platform_dependent",
@@ -109,6 +111,6 @@ def test_a_tpu_gets_convolutions_of_full_vectors_and_a_processor_does_not():
 
 
 def test_where_it_pays():
-    assert blocks.pays(1024, 32) and blocks.pays(512, 64)
-    assert not blocks.pays(256, 128)  # full vectors
-    assert not blocks.pays(64, 32)  # small
+    assert space_to_depth.pays(1024, 32) and space_to_depth.pays(512, 64)
+    assert not space_to_depth.pays(256, 128)  # full vectors
+    assert not space_to_depth.pays(64, 32)  # small

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from helpers import relative_error, run_two_processes
 
-from e4e_jax.training import parallel
-from e4e_jax.training.parallel import PER_DEVICE, REPLICATED
+from e4e_jax.runtime import parallel
+from e4e_jax.runtime.parallel import PER_DEVICE, REPLICATED
 
 LEARNING_RATE = 0.1
 SPECS = {"weight": REPLICATED, "pool": PER_DEVICE}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import in_float64, relative_error, rounding
 
-from e4e_jax.models import ops, winograd
+from e4e_jax.models.convolution import ops, winograd
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers import in_float64, relative_error, rounding
 
-from e4e_jax.models import ops, phases
+from e4e_jax.models.convolution import ops, polyphase
 
 
 def conv(x, kernel, stride, padding):
@@ -37,7 +37,7 @@ def arrays(size, taps, stride, padding, channels=(5, 7)):
 )
 def test_result_is_that_of_the_plain_form(taps, stride, padding, size):
     grad, kernel = arrays(size, taps, stride, padding)
-    actual = jax.jit(lambda g, k: phases.input_grad(g, k, stride, padding, size))(grad, kernel)
+    actual = jax.jit(lambda g, k: polyphase.input_grad(g, k, stride, padding, size))(grad, kernel)
     plain = lambda grad, kernel: transposed(grad, kernel, stride, padding, size)  # noqa: E731
     exact = in_float64(plain, grad, kernel)
     assert rounding(actual, exact, in_float64(plain, abs(grad), abs(kernel))) < 16
@@ -46,7 +46,7 @@ def test_result_is_that_of_the_plain_form(taps, stride, padding, size):
 @pytest.fixture
 def always(monkeypatch):
     """As if every transposed convolution were large enough."""
-    monkeypatch.setattr(phases, "pays", lambda *shapes: True)
+    monkeypatch.setattr(polyphase, "pays", lambda *shapes: True)
 
 
 def test_upsampling_takes_this_form(always):
@@ -78,7 +78,7 @@ def test_gradients_and_their_gradients(always):
 
 
 def test_where_it_pays():
-    assert phases.pays((8, 128, 128, 256), (3, 3, 128, 256))
-    assert phases.pays((1, 512, 512, 64), (3, 3, 32, 64))
-    assert not phases.pays((1, 8, 8, 512), (3, 3, 512, 512))  # too little work
-    assert not phases.pays((4, 63, 63, 64), (11, 11, 3, 64))  # too few channels
+    assert polyphase.pays((8, 128, 128, 256), (3, 3, 128, 256))
+    assert polyphase.pays((1, 512, 512, 64), (3, 3, 32, 64))
+    assert not polyphase.pays((1, 8, 8, 512), (3, 3, 512, 512))  # too little work
+    assert not polyphase.pays((4, 63, 63, 64), (11, 11, 3, 64))  # too few channels

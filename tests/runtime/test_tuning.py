@@ -8,13 +8,13 @@ import pytest
 
 KEEP_PROGRAMS = """
 import jax
-from e4e_jax.process import set_up
+from e4e_jax.runtime.tuning import set_up
 set_up()
 jax.jit(lambda x: x * 2 + 1)(1.0)
 """
 ALLOCATE = """
 import ctypes, resource
-from e4e_jax import process
+from e4e_jax.runtime import tuning
 {setting}
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
@@ -30,10 +30,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 PIECES = """
 import ctypes
-from e4e_jax import process
+from e4e_jax.runtime import tuning
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
-process.keep_freed_memory()
+tuning.keep_freed_memory()
 blocks = [libc.malloc(ctypes.c_size_t(size)) for size in range(80_000, 120_000, 160) for _ in "ab"]
 pieces = blocks[::2]  # what lies between them stays
 for piece in pieces:
@@ -43,9 +43,9 @@ print(sum(libc.malloc(ctypes.c_size_t(80_000)) in pieces for _ in range(50)))
 """
 FLAGS = """
 import os, jax
-from e4e_jax import process
-process.tune(memory_first={memory_first})
-process.tune(memory_first={memory_first})
+from e4e_jax.runtime import tuning
+tuning.tune(memory_first={memory_first})
+tuning.tune(memory_first={memory_first})
 jax.devices()
 print(os.environ.get("XLA_FLAGS", ""))
 """
@@ -79,9 +79,9 @@ def test_programs_are_kept_in_the_users_cache_or_where_they_say(tmp_path):
     "setting, megabytes, kept",
     [
         ("", 16, False),
-        ("process.keep_freed_memory()", 16, True),
-        ("process.keep_freed_memory()", 256, False),
-        ("process.keep_freed_memory(); process.settle_memory()", 256, True),
+        ("tuning.keep_freed_memory()", 16, True),
+        ("tuning.keep_freed_memory()", 256, False),
+        ("tuning.keep_freed_memory(); tuning.settle_memory()", 256, True),
     ],
 )
 def test_freed_memory_is_used_again(setting, megabytes, kept):
@@ -93,7 +93,7 @@ def test_freed_memory_is_used_again(setting, megabytes, kept):
 @pytest.mark.skipif(sys.platform != "linux", reason="malloc of Linux")
 def test_retired_pieces_are_not_used_again():
     assert int(run(PIECES.format(setting=""))) == 50
-    assert int(run(PIECES.format(setting="process.settle_memory()"))) == 0
+    assert int(run(PIECES.format(setting="tuning.settle_memory()"))) == 0
 
 
 @pytest.mark.skipif(not jaxlib.__version__.startswith("0.10."), reason="flags of that version")

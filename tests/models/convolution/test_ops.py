@@ -13,7 +13,7 @@ from helpers import relative_error
 from torch_comparison import kernel_to_jax, kernel_to_torch, to_jax, to_torch
 
 from benchmarks.torch_reference import stylegan2 as reference
-from e4e_jax.models import ops
+from e4e_jax.models.convolution import ops
 
 # Arguments are drawn by kind; sizes differ in every direction, so that none can be mistaken.
 BATCH, HEIGHT, WIDTH, N_IN, N_OUT = 3, 6, 4, 5, 7

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import in_float64, relative_error, rounding
 
-from e4e_jax.models import ops, patches
+from e4e_jax.models.convolution import im2col, ops
 
 
 def arrays(side, size, stride, padding, channels=(5, 7)):
@@ -46,9 +46,9 @@ def test_all_three_are_those_of_the_plain_form(side, size, padding, stride):
     x, kernel, grad = arrays(side, size, stride, padding)
     sizes = (stride, padding)
     actual = (
-        patches.conv(x, kernel, *sizes),
-        patches.input_grad(grad, kernel, *sizes, x.shape[1:3]),
-        patches.weight_grad(x, grad, *sizes, size),
+        im2col.conv(x, kernel, *sizes),
+        im2col.input_grad(grad, kernel, *sizes, x.shape[1:3]),
+        im2col.weight_grad(x, grad, *sizes, size),
     )
     for ours, exact in zip(actual, exact_results(x, kernel, grad, *sizes), strict=True):
         assert rounding(ours, *exact) < 16
@@ -86,7 +86,7 @@ def test_gradients_of_gradients():
 
 
 def test_where_it_pays():
-    assert patches.pays(4 * 2 * 2, 512)
-    assert patches.pays(4 * 8 * 8, 512)
-    assert not patches.pays(4 * 16 * 16, 512)
-    assert not patches.pays(16 * 4 * 4, 256)
+    assert im2col.pays(4 * 2 * 2, 512)
+    assert im2col.pays(4 * 8 * 8, 512)
+    assert not im2col.pays(4 * 16 * 16, 512)
+    assert not im2col.pays(16 * 4 * 4, 256)

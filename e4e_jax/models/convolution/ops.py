@@ -2,7 +2,7 @@
 
 Everything here is algebraically the operation of StyleGAN2's CUDA code; the tests hold each one
 against its plain form. The choices (activations scaled instead of per-sample weights, the FIR as
-shifted adds, the gradients of convolutions spelled out, `winograd`, `phases` and `patches` on a
+shifted adds, the gradients of convolutions spelled out, `winograd`, `polyphase` and `im2col` on a
 CPU) are the measured ones.
 """
 
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from e4e_jax.models import blocks, patches, phases, winograd
+from e4e_jax.models.convolution import im2col, polyphase, space_to_depth, winograd
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -76,14 +76,14 @@ def modulated_conv2d(x, kernel, style, *, up=False, in_blocks=False):
       kernel: [3, 3, I, O], already equalised.
       style: [B, I] float32.
       up: double the resolution.
-      in_blocks: the result is in `blocks` of 2x2 positions, and so is `x` without `up`.
+      in_blocks: the result is in blocks, see `space_to_depth`, and so is `x` without `up`.
 
     Returns:
       [B, H, W, O], or [B, 2H, 2W, O] with `up`, in the type of `x`.
     """
     x = _scale(x, style)
     if in_blocks:
-        make = blocks.upsample_kernel if up else blocks.conv_kernel
+        make = space_to_depth.upsample_kernel if up else space_to_depth.conv_kernel
         x = conv2d(x, make(kernel), padding=1)
     else:
         x = upsample_conv2d(x, kernel) if up else conv2d(x, kernel, padding=1)
@@ -168,8 +168,8 @@ def _conv(x, kernel, stride, padding):
     size = kernel.shape[0]
     height, width = ((n + 2 * padding - size) // stride + 1 for n in x.shape[1:3])
     same = x.dtype == jnp.float32 and stride == padding == 1
-    if patches.pays(x.shape[0] * height * width, x.shape[3]):
-        cpu = functools.partial(patches.conv, stride=stride, padding=padding)
+    if im2col.pays(x.shape[0] * height * width, x.shape[3]):
+        cpu = functools.partial(im2col.conv, stride=stride, padding=padding)
     elif same and winograd.pays(x.shape, kernel.shape):
         cpu = winograd.conv3x3
     else:
@@ -198,10 +198,10 @@ def _input_grad(grad, kernel, stride, padding, size):
             dimension_numbers=_LAYOUT,
         )
 
-    if patches.pays(math.prod(grad.shape[:3]), kernel.shape[2]):
-        form = patches.input_grad
-    elif stride > 1 and phases.pays(grad.shape, kernel.shape):
-        form = phases.input_grad
+    if im2col.pays(math.prod(grad.shape[:3]), kernel.shape[2]):
+        form = im2col.input_grad
+    elif stride > 1 and polyphase.pays(grad.shape, kernel.shape):
+        form = polyphase.input_grad
     else:
         return plain(grad, kernel)
     cpu = functools.partial(form, stride=stride, padding=padding, size=size)
@@ -222,8 +222,8 @@ def _weight_grad(x, grad, stride, padding, size):
     )
 
     def cpu(x, grad):
-        if patches.pays(math.prod(grad.shape[:3]), x.shape[3]):
-            return patches.weight_grad(x, grad, stride, padding, size)
+        if im2col.pays(math.prod(grad.shape[:3]), x.shape[3]):
+            return im2col.weight_grad(x, grad, stride, padding, size)
         same = x.dtype == jnp.float32 and size == 3 and stride == padding == 1
         if same and winograd.weight_grad_pays(x.shape, grad.shape):
             return winograd.weight_grad3x3(x, grad)

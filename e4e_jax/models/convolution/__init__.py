@@ -1,0 +1,1 @@
+"""The forms of convolution: `ops` picks one for each shape and device."""
