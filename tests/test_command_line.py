@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 def fails(program, *flags):
     """The one line that a program writes before it ends with exit code 1."""
     command = [sys.executable, ROOT / program, *flags]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith(program)]
     return line

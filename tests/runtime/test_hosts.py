@@ -3,6 +3,7 @@
 import concurrent.futures
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from key_value_store import Store
@@ -34,13 +35,17 @@ def test_values_come_in_the_order_of_the_hosts_and_leave_nothing_behind():
 
 def test_who_waits_says_for_whom(monkeypatch):
     monkeypatch.setattr(hosts, "_SLICE", 50)
-    monkeypatch.setattr(hosts, "_FIRST_WORD", 0.2)
     store, lines = Store(), []
     monkeypatch.setattr("builtins.print", lambda text, **_: lines.append(text))
 
+    def now():  # half a minute passes when both have come
+        return 31.0 if {"m/0/0", "m/0/2"} <= store.values.keys() else 0.0
+
+    monkeypatch.setattr(hosts, "time", SimpleNamespace(monotonic=now))
+
     def meet(host):
         while host == 1 and len(lines) < 2:
-            time.sleep(0.05)
+            time.sleep(0.01)
         Meeting(store, host, 3, "m/0", "the first step").gather(host)
 
     on_hosts(meet)
@@ -76,15 +81,17 @@ def test_a_stop_is_at_one_question_on_all_hosts_and_at_most_a_step_late(asking):
 
 
 def test_a_stop_that_comes_after_the_end_of_another_host_waits_for_nobody():
-    store = Store()
+    store, ended = Store(), threading.Event()
 
     def run(host):
         stop = CommonStop(store, host, 2, "stop")
         done = 0
         while done < 10 and not stop.reached(host == 1 and done == 9):
             done += 1
-            time.sleep(0.02 * host)
+            if host == 1 and done == 9:
+                ended.wait(60)
         stop.close()
+        ended.set()
         return done
 
     assert on_hosts(run, 2) == [10, 10]

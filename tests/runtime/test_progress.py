@@ -55,9 +55,10 @@ def test_durations_above_an_hour(monkeypatch):
 def test_what_takes_long_the_first_time_is_said_to_compile():
     stream = io.StringIO()
     bar = progress.ProgressBar(10, 1, stream=stream)
-    for _ in range(2):
-        with bar.patience("The step", after=0.05):
-            time.sleep(0.3)
+    for after in (0.01, 0.0):
+        with bar.patience("The step", after=after):
+            while "The step" not in stream.getvalue():
+                time.sleep(0.01)
     with bar.patience("The validation", after=60):
         pass
     first, second = stream.getvalue().splitlines()

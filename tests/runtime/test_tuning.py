@@ -59,7 +59,7 @@ def run(program, **variables):
     environment |= {"JAX_ENABLE_COMPILATION_CACHE": "true", **variables}
     command = [sys.executable, "-c", program]
     done = subprocess.run(
-        command, env=environment, check=True, timeout=60, text=True, stdout=subprocess.PIPE
+        command, env=environment, check=True, timeout=300, text=True, stdout=subprocess.PIPE
     )
     return done.stdout.strip()
 

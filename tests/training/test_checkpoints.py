@@ -441,7 +441,7 @@ else:
 def test_a_disk_that_takes_no_more_is_one_sentence(tmp_path):
     result = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(tmp_path)],
-        text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=120,
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=300,
     )  # fmt: skip
     assert result.stdout == f"The checkpoint {tmp_path}/2 could not be written: File too large.\n"
     assert os.listdir(tmp_path) == ["1"]  # nothing half-written is left

@@ -160,11 +160,11 @@ def test_a_validation_is_cut_short(tmp_path):
     def validate(state):
         send(signal.SIGTERM)
         time.sleep(60)
+        raise AssertionError("it should have been cut short")
 
-    start = time.monotonic()
     config = make_config(validate_every=3, checkpoint_every=100, total_steps=50)
     assert train(tmp_path, validate=validate, config=config) == [1, 2, 3]
-    assert time.monotonic() - start < 30 and steps(tmp_path) == [3]
+    assert steps(tmp_path) == [3]
     config.total_steps = 4
     assert train(tmp_path, config=config) == [4]
 
