@@ -11,10 +11,10 @@ import numpy as np
 
 from benchmarks import common, sides
 from benchmarks.encode import SMALL_BACKBONE, random_images
-from e4e_jax.models.arcface import ArcFace
-from e4e_jax.models.inception import Inception
+from e4e_jax.models.arcface import ArcFace, ArcFaceConfig
+from e4e_jax.models.inception import Inception, InceptionConfig
 from e4e_jax.models.irse import IRSEConfig
-from e4e_jax.models.lpips import LPIPS
+from e4e_jax.models.lpips import LPIPS, LPIPSConfig
 
 NETWORKS = ("inception", "lpips", "arcface")
 
@@ -30,9 +30,9 @@ def make_case(case, flags) -> common.Case:
     backbone = SMALL_BACKBONE if flags.small else IRSEConfig.ir_se_50()
     dtype = sides.compute_dtype(flags.precision)
     constructors = {
-        "inception": functools.partial(Inception, image_size=inception_size),
-        "lpips": LPIPS,
-        "arcface": functools.partial(ArcFace, backbone, image_size=side),
+        "inception": functools.partial(Inception, InceptionConfig(inception_size)),
+        "lpips": functools.partial(LPIPS, LPIPSConfig()),
+        "arcface": functools.partial(ArcFace, ArcFaceConfig(backbone, image_size=side)),
     }
 
     def network():

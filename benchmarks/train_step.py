@@ -25,11 +25,11 @@ from jax.sharding import Mesh
 from benchmarks import common, cost, machine, sides
 from benchmarks.encode import SMALL_BACKBONE, encoder_config, head_convolutions, random_images
 from benchmarks.synthesis import generator_config
-from e4e_jax.models.arcface import ArcFace
+from e4e_jax.models.arcface import ArcFace, ArcFaceConfig
 from e4e_jax.models.encoder import Encoder
 from e4e_jax.models.irse import IRSEConfig
 from e4e_jax.models.latent_discriminator import LatentDiscriminator
-from e4e_jax.models.lpips import LPIPS
+from e4e_jax.models.lpips import LPIPS, LPIPSConfig
 from e4e_jax.models.stylegan2 import Generator
 from e4e_jax.runtime import parallel
 from e4e_jax.training.encoder_step import (
@@ -65,13 +65,15 @@ def make_networks(resolution, small, dtype, make):
     discriminator = make(lambda rngs: LatentDiscriminator(config.w_dim, rngs=rngs))
     frozen = FrozenNetworks(
         generator=make(lambda rngs: Generator(config, dtype=dtype, rngs=rngs)),
-        perceptual=make(lambda rngs: LPIPS(dtype=dtype, rngs=rngs)),
-        identity=make(lambda rngs: ArcFace(identity_config(small), dtype=dtype, rngs=rngs)),
+        perceptual=make(lambda rngs: LPIPS(LPIPSConfig(), dtype=dtype, rngs=rngs)),
+        identity=make(
+            lambda rngs: ArcFace(ArcFaceConfig(identity_backbone(small)), dtype=dtype, rngs=rngs)
+        ),
     )
     return encoder, discriminator, frozen
 
 
-def identity_config(small: bool) -> IRSEConfig:
+def identity_backbone(small: bool) -> IRSEConfig:
     return SMALL_BACKBONE if small else IRSEConfig.ir_se_50()
 
 
@@ -161,7 +163,7 @@ def _pytorch(encoder, discriminator, frozen, images, flags, compiled):
         "encoder": networks.Encoder(config, head_convolutions(config)).train(),
         "discriminator": networks.LatentDiscriminator(config.style_dim, 4),
         "perceptual": networks.LPIPS("alex").eval(),
-        "identity": networks.ArcFace(identity_config(flags.small), 512, side=7).eval(),
+        "identity": networks.ArcFace(identity_backbone(flags.small), 512, side=7).eval(),
     }
     sources = {"encoder": encoder, "discriminator": discriminator, **vars(frozen)}
     for name, form in forms.items():

@@ -96,7 +96,6 @@ def _to_bundle(flags):
         converted.kind,
         converted.networks,
         {"sources": sources} | converted.metadata,
-        arguments=converted.arguments,
         overwrite=flags.overwrite,
     )
 

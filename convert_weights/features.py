@@ -7,11 +7,11 @@ from flax import nnx
 from convert_weights.checkpoint import Checkpoint
 from convert_weights.encoder import backbone_rows, read_backbone_config
 from convert_weights.rows import Row, batch_norm, conv, linear, residual_block, variables
-from e4e_jax.models.arcface import ArcFace
-from e4e_jax.models.inception import Inception
+from e4e_jax.models.arcface import ArcFace, ArcFaceConfig
+from e4e_jax.models.inception import Inception, InceptionConfig
 from e4e_jax.models.irse import IRSEConfig
-from e4e_jax.models.lpips import LPIPS
-from e4e_jax.models.moco import MoCo
+from e4e_jax.models.lpips import LPIPS, LPIPSConfig
+from e4e_jax.models.moco import MoCo, MoCoConfig
 
 
 def arcface_rows(arcface: ArcFace, affine=True) -> list[Row]:
@@ -24,18 +24,18 @@ def arcface_rows(arcface: ArcFace, affine=True) -> list[Row]:
     ]
 
 
-def read_arcface(checkpoint: Checkpoint) -> tuple[ArcFace, dict]:
-    """Plans the network; returns it and its arguments."""
-    config = read_backbone_config(checkpoint, "")
+def read_arcface(checkpoint: Checkpoint) -> ArcFace:
+    """Plans the network."""
+    backbone = read_backbone_config(checkpoint, "")
     embedding_dim, inputs = checkpoint.shape("output_layer.3.weight")
-    side = math.isqrt(inputs // config.widths[-1])
-    checkpoint.require(side > 0, f"output_layer.3.weight of {config.widths[-1]} or more inputs")
-    arguments = {"config": config, "embedding_dim": embedding_dim, "image_size": 16 * side}
-    arcface = nnx.eval_shape(lambda: ArcFace(**arguments, rngs=nnx.Rngs(0)))
-    affine = config != IRSEConfig.ir_101() or checkpoint.has("output_layer.4.weight")
+    side = math.isqrt(inputs // backbone.widths[-1])
+    checkpoint.require(side > 0, f"output_layer.3.weight of {backbone.widths[-1]} or more inputs")
+    config = ArcFaceConfig(backbone, embedding_dim, image_size=16 * side)
+    arcface = nnx.eval_shape(lambda: ArcFace(config, rngs=nnx.Rngs(0)))
+    affine = backbone != IRSEConfig.ir_101() or checkpoint.has("output_layer.4.weight")
     constants = {} if affine else {"embedding_norm.scale": 1.0, "embedding_norm.bias": 0.0}
     checkpoint.fill(arcface, arcface_rows(arcface, affine), constants)
-    return arcface, arguments
+    return arcface
 
 
 def moco_rows(moco: MoCo) -> list[Row]:
@@ -47,14 +47,12 @@ def moco_rows(moco: MoCo) -> list[Row]:
     return rows
 
 
-def read_moco(checkpoint: Checkpoint) -> tuple[MoCo, dict]:
-    arguments = {
-        "depths": tuple(checkpoint.count(f"layer{i}.") for i in (1, 2, 3, 4)),
-        "width": checkpoint.shape("conv1.weight", rank=4)[0],
-    }
-    moco = nnx.eval_shape(lambda: MoCo(**arguments, rngs=nnx.Rngs(0)))
+def read_moco(checkpoint: Checkpoint) -> MoCo:
+    depths = tuple(checkpoint.count(f"layer{i}.") for i in (1, 2, 3, 4))
+    config = MoCoConfig(depths, width=checkpoint.shape("conv1.weight", rank=4)[0])
+    moco = nnx.eval_shape(lambda: MoCo(config, rngs=nnx.Rngs(0)))
     checkpoint.fill(moco, moco_rows(moco))
-    return moco, arguments
+    return moco
 
 
 def lpips_rows(lpips: LPIPS) -> list[Row]:
@@ -69,16 +67,16 @@ def lpips_rows(lpips: LPIPS) -> list[Row]:
     return rows
 
 
-def read_lpips(checkpoint: Checkpoint) -> tuple[LPIPS, dict]:
+def read_lpips(checkpoint: Checkpoint) -> LPIPS:
     if checkpoint.has("features.3.squeeze."):
         net = "squeeze"
     elif checkpoint.has("features.28."):
         net = "vgg"
     else:
         net = "alex"
-    lpips = nnx.eval_shape(lambda: LPIPS(net, rngs=nnx.Rngs(0)))
+    lpips = nnx.eval_shape(lambda: LPIPS(LPIPSConfig(net), rngs=nnx.Rngs(0)))
     checkpoint.fill(lpips, lpips_rows(lpips))
-    return lpips, {"net": net}
+    return lpips
 
 
 def inception_rows(inception: Inception) -> list[Row]:
@@ -92,7 +90,7 @@ def inception_rows(inception: Inception) -> list[Row]:
     return rows
 
 
-def read_inception(checkpoint: Checkpoint) -> tuple[Inception, dict]:
-    inception = nnx.eval_shape(lambda: Inception(rngs=nnx.Rngs(0)))
+def read_inception(checkpoint: Checkpoint) -> Inception:
+    inception = nnx.eval_shape(lambda: Inception(InceptionConfig(), rngs=nnx.Rngs(0)))
     checkpoint.fill(inception, inception_rows(inception))
-    return inception, {}
+    return inception

@@ -23,7 +23,6 @@ class Converted:
     Attributes:
       kind: of the bundle, or one of `ARRAYS`.
       networks: name -> module; for directions and latents name -> array.
-      arguments: name -> {argument: value}, of networks that do not carry their configuration.
       found: lines to print: what it is.
       metadata: further entries for the bundle's JSON.
       left_out: reason -> number of tensors.
@@ -31,7 +30,6 @@ class Converted:
 
     kind: str
     networks: dict[str, typing.Any]
-    arguments: dict[str, dict] = dataclasses.field(default_factory=dict)
     found: list[str] = dataclasses.field(default_factory=list)
     metadata: dict[str, typing.Any] = dataclasses.field(default_factory=dict)
     left_out: collections.Counter = dataclasses.field(default_factory=collections.Counter)
@@ -266,10 +264,10 @@ def _convert_features(name, description, read, prefix="", left_out=()):
     def convert(checkpoint):
         for pattern, reason in left_out:
             checkpoint.leave_out(pattern, reason)
-        network, arguments = read(checkpoint.under(prefix))
+        network = read(checkpoint.under(prefix))
         checkpoint.finish()
         network.eval()
-        return Converted(name, {name: network}, {name: arguments}, [description])
+        return Converted(name, {name: network}, [description])
 
     return convert
 

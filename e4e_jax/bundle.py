@@ -8,7 +8,6 @@ bundles of older versions lack. It loads on any platform and device count.
 import dataclasses
 import hashlib
 import importlib.metadata
-import inspect
 import json
 import os
 import pathlib
@@ -24,35 +23,31 @@ from etils import epath
 from flax import nnx
 
 import e4e_jax
-from e4e_jax.bundle_json import network_arguments
-from e4e_jax.models.arcface import ArcFace
-from e4e_jax.models.discriminator import Discriminator
-from e4e_jax.models.encoder import Encoder
-from e4e_jax.models.inception import Inception
-from e4e_jax.models.lpips import LPIPS
-from e4e_jax.models.moco import MoCo
-from e4e_jax.models.stylegan2 import Generator
+from e4e_jax.bundle_json import decode_config
 from e4e_jax.runtime import checksums
 from e4e_jax.runtime.files import read_json
-from e4e_jax.toy.features import ToyFeatures
+from e4e_jax.runtime.registry import Registry
 
 FORMAT = 1
 _JSON, _ARRAYS = "bundle.json", "arrays"
 _SHIPPED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "toy", "bundles")
 
-# Every network that a bundle can hold. Each is built from its arguments but `rngs` and `dtype`:
-# annotated dataclasses, and what JSON can hold.
-_NETWORKS = {
-    "encoder": Encoder,
-    "generator": Generator,
-    "generator_raw": Generator,
-    "discriminator": Discriminator,
-    "toy_features": ToyFeatures,
-    "arcface": ArcFace,
-    "lpips": LPIPS,
-    "moco": MoCo,
-    "inception": Inception,
-}
+# Every network that a bundle can hold. Each is built from its `config`, a frozen dataclass of what
+# JSON can hold, with `dtype` and `rngs`, and keeps it as an attribute.
+NETWORKS = Registry(
+    "network",
+    {
+        "encoder": "e4e_jax.models.encoder:Encoder",
+        "generator": "e4e_jax.models.stylegan2:Generator",
+        "generator_raw": "e4e_jax.models.stylegan2:Generator",
+        "discriminator": "e4e_jax.models.discriminator:Discriminator",
+        "toy_features": "e4e_jax.toy.features:ToyFeatures",
+        "arcface": "e4e_jax.models.arcface:ArcFace",
+        "lpips": "e4e_jax.models.lpips:LPIPS",
+        "moco": "e4e_jax.models.moco:MoCo",
+        "inception": "e4e_jax.models.inception:Inception",
+    },
+)
 
 # The networks of each kind of bundle, and those that it may hold besides: of a generator, which is
 # an average over its training, the weights it was averaged from and the discriminator, to train on.
@@ -88,7 +83,7 @@ class Bundle:
 
 
 def save_bundle(
-    path, kind: str, networks: dict, metadata=None, *, arguments=None, half=False, overwrite=False
+    path, kind: str, networks: dict, metadata=None, *, half=False, overwrite=False
 ) -> None:
     """Writes a bundle, whole or not at all. Of several hosts the first one writes.
 
@@ -98,14 +93,12 @@ def save_bundle(
       networks: name -> module, those of the kind; with a generator may come `generator_raw` and its
         discriminator.
       metadata: anything that JSON can hold.
-      arguments: name -> {argument: value} for networks that are not built from their attribute
-        `config` alone, or from nothing.
       half: store the numbers in float16, half the size, of which three digits are left.
       overwrite: replace a bundle that is at `path`.
 
     Raises:
       FileExistsError: something is at `path`, and it is no bundle or `overwrite` is not set.
-      ValueError: other networks than those of the kind, or not what their arguments build.
+      ValueError: other networks than those of the kind, or not what their configs build.
       OSError: the disk is full or not writable.
     """
     if jax.process_index() != 0:
@@ -122,11 +115,10 @@ def save_bundle(
 
     described, arrays = {}, {}
     for name, network in networks.items():
-        given = (arguments or {}).get(name, getattr(network, "config", {}))
-        described[name] = json.loads(json.dumps(given, default=dataclasses.asdict))
+        described[name] = json.loads(json.dumps(dataclasses.asdict(network.config)))
         arrays[name] = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(network)))
         built = nnx.to_pure_dict(nnx.state(_build(name, described[name])))
-        _compare(f"The {name} is not what its arguments build", built, arrays[name])
+        _compare(f"The {name} is not what its config builds", built, arrays[name])
     if half:
         arrays = jax.tree.map(lambda x: x.astype(np.float16) if x.dtype.kind == "f" else x, arrays)
     text = json.dumps(
@@ -175,9 +167,9 @@ def load_bundle(name, *, dtype=None) -> Bundle:
     path = resolve(name)
     description = read_description(path)
     networks = {}
-    for part, arguments in description["networks"].items():
+    for part, described in description["networks"].items():
         try:
-            networks[part] = _build(part, arguments, dtype)
+            networks[part] = _build(part, described, dtype)
         except Exception as error:  # as many kinds as there are networks
             raise BundleError(
                 f"{path}/{_JSON}: the {part} cannot be built ({_reason(error)})."
@@ -295,13 +287,16 @@ def _fits(kind, networks) -> bool:
     return kind in KINDS and set(KINDS[kind]) == set(networks) - optional
 
 
-def _build(name, arguments, dtype=None) -> nnx.Module:
+def _build(name, described, dtype=None) -> nnx.Module:
     """A network without numbers; none is drawn."""
-    network = _NETWORKS[name]
-    arguments = network_arguments(network, arguments)
-    if dtype is not None and "dtype" in inspect.signature(network.__init__).parameters:
-        arguments["dtype"] = jnp.dtype(dtype)
-    return nnx.eval_shape(lambda: network(**arguments, rngs=nnx.Rngs(0)))
+    network = NETWORKS[name]
+    if name == "arcface" and isinstance(described, dict) and "config" in described:
+        # As of bundles from before networks carried their configs.
+        described = dict(described)
+        described["backbone"] = described.pop("config")
+    config = decode_config(network, described)
+    dtype = jnp.dtype(dtype or "float32")
+    return nnx.eval_shape(lambda: network(config, dtype=dtype, rngs=nnx.Rngs(0)))
 
 
 def _compare(complaint, expected, found):

@@ -1,15 +1,13 @@
 """What a bundle's JSON says of a network, looked at before anything is built from it.
 
-Types and defaults are those of the network's own arguments; ranges are for all networks the same.
+Types and defaults are those of the network's own config; ranges are for all networks the same.
 A file can say anything: a depth of 10^29 would be built for ever.
 """
 
 import dataclasses
-import inspect
 import types
 import typing
 
-_NOT_DESCRIBED = {"self", "rngs", "dtype", "axis_name"}
 _LARGEST = 65_536  # of a width, a size or a number of things
 _MOST_LAYERS = 100  # of a backbone, or of a mapping network: each becomes a module
 _LAYERS = {"depths", "mapping_layers"}
@@ -17,46 +15,18 @@ _LARGEST_FLOAT = 1e6
 _LONGEST_TEXT = 1000
 
 
-def network_arguments(network: type, described) -> dict[str, typing.Any]:
-    """The arguments that a network was built from, of the types that it takes.
+def decode_config(network: type, described: typing.Any) -> typing.Any:
+    """The config that a network was built from, a frozen dataclass.
 
     Args:
-      network: its class, whose arguments are annotated dataclasses, or have defaults of their type.
-      described: JSON: {argument: value}, or the fields of its argument `config` alone.
+      network: its class, whose argument `config` is annotated.
+      described: JSON: {field: value}.
 
     Raises:
-      ValueError: an argument is missing, unknown, of another type or beyond all sense; in one
+      ValueError: a field is missing, unknown, of another type or beyond all sense; in one
         sentence.
     """
-    hints = typing.get_type_hints(network.__init__)
-    parameters = {
-        name: parameter
-        for name, parameter in inspect.signature(network.__init__).parameters.items()
-        if name not in _NOT_DESCRIBED
-    }
-    if not isinstance(described, dict):
-        raise ValueError(f"it is {_shown(described)}; expected names and values")
-    if "config" in parameters and "config" not in described:
-        described = {"config": described}
-    fields = {name: (hints.get(name, type(p.default)), p.default) for name, p in parameters.items()}
-    return _decode_fields(fields, described, "")
-
-
-def _decode_fields(fields, described, prefix):
-    """{name: (type, default)} and JSON -> {name: value}."""
-    for name in described:
-        if name not in fields:
-            raise ValueError(
-                f"{prefix}{_shown(name)} is unknown; expected some of {', '.join(fields)}"
-            )
-    missing = [n for n, (_, default) in fields.items() if default is inspect.Parameter.empty]
-    for name in missing:
-        if name not in described:
-            raise ValueError(f"{prefix}{name} is missing")
-    return {
-        name: _decode(fields[name][0], value, prefix + name, fields[name][1])
-        for name, value in described.items()
-    }
+    return _decode(typing.get_type_hints(network.__init__)["config"], described, "")
 
 
 def _decode(expected, value, where, default=None):
@@ -68,8 +38,8 @@ def _decode(expected, value, where, default=None):
     if classes:
         return _decode_dataclass(classes, value, where)
     expected = next(option for option in options if option is not types.NoneType)
-    if expected is tuple or typing.get_origin(expected) is tuple:
-        return _decode_tuple(expected, value, where, default)
+    if typing.get_origin(expected) is tuple:
+        return _decode_tuple(expected, value, where)
     low = 0 if default == 0 else 1
     high = _MOST_LAYERS if where.rpartition(".")[2] in _LAYERS else _LARGEST
     if expected is bool and isinstance(value, bool):
@@ -92,25 +62,28 @@ def _decode(expected, value, where, default=None):
 def _decode_dataclass(classes, value, where):
     """Of several the first that has all of these fields."""
     if not isinstance(value, dict):
-        raise ValueError(f"{where} is {_shown(value)}; expected names and values")
-    fields = [{field.name: field for field in dataclasses.fields(c)} for c in classes]
-    i = next((i for i, names in enumerate(fields) if value.keys() <= names.keys()), 0)
-    hints = typing.get_type_hints(classes[i])
-    described = {
-        name: (
-            hints[name],
-            inspect.Parameter.empty if _is_needed(field) else field.default,
-        )
-        for name, field in fields[i].items()
-    }
-    prefix = "" if where == "config" else f"{where}."
-    return classes[i](**_decode_fields(described, value, prefix))
+        raise ValueError(f"{where or 'it'} is {_shown(value)}; expected names and values")
+    tables = [{field.name: field for field in dataclasses.fields(c)} for c in classes]
+    i = next((i for i, names in enumerate(tables) if value.keys() <= names.keys()), 0)
+    fields, hints = tables[i], typing.get_type_hints(classes[i])
+    prefix = f"{where}." if where else ""
+    for name in value:
+        if name not in fields:
+            known = ", ".join(fields)
+            raise ValueError(f"{prefix}{_shown(name)} is unknown; expected some of {known}")
+    for name, field in fields.items():
+        if name not in value and _is_needed(field):
+            raise ValueError(f"{prefix}{name} is missing")
+    return classes[i](
+        **{
+            name: _decode(hints[name], v, prefix + name, fields[name].default)
+            for name, v in value.items()
+        }
+    )
 
 
-def _decode_tuple(expected, value, where, default):
+def _decode_tuple(expected, value, where):
     items = typing.get_args(expected)
-    if not items:  # only known by its default
-        items = tuple(type(item) for item in default)
     count = len(value) if items[-1] is Ellipsis and isinstance(value, list) else len(items)
     if not isinstance(value, list) or len(value) != count or count > _MOST_LAYERS:
         raise ValueError(f"{where} is {_shown(value)}; expected a list of {count}")

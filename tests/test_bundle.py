@@ -14,11 +14,12 @@ from flax import nnx
 
 import e4e_jax
 from e4e_jax import bundle
-from e4e_jax.models.arcface import ArcFace
+from e4e_jax.models.arcface import ArcFace, ArcFaceConfig
 from e4e_jax.models.encoder import Encoder, EncoderConfig
+from e4e_jax.models.inception import InceptionConfig
 from e4e_jax.models.irse import IRSEConfig
-from e4e_jax.models.lpips import LPIPS
-from e4e_jax.models.moco import MoCo
+from e4e_jax.models.lpips import LPIPS, LPIPSConfig
+from e4e_jax.models.moco import MoCo, MoCoConfig
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
 from e4e_jax.runtime import checksums, parallel
 
@@ -114,22 +115,16 @@ def test_generator_alone(tmp_path):
 
 
 FEATURES = {
-    "arcface": (
-        lambda rngs: ArcFace(BACKBONE, embedding_dim=5, image_size=32, rngs=rngs),
-        {"config": BACKBONE, "embedding_dim": 5, "image_size": 32},
-    ),
-    "moco": (
-        lambda rngs: MoCo(depths=(1, 1, 1, 1), width=4, image_size=32, rngs=rngs),
-        {"depths": (1, 1, 1, 1), "width": 4, "image_size": 32},
-    ),
+    "arcface": (ArcFace, ArcFaceConfig(BACKBONE, embedding_dim=5, image_size=32)),
+    "moco": (MoCo, MoCoConfig(depths=(1, 1, 1, 1), width=4, image_size=32)),
 }
 
 
 @pytest.mark.parametrize("kind", FEATURES)
 def test_feature_networks_load_to_callables(tmp_path, kind):
-    build, arguments = FEATURES[kind]
-    network = make(build)
-    bundle.save_bundle(tmp_path / kind, kind, {kind: network}, arguments={kind: arguments})
+    network_class, config = FEATURES[kind]
+    network = make(lambda rngs: network_class(config, rngs=rngs))
+    bundle.save_bundle(tmp_path / kind, kind, {kind: network})
     model = e4e_jax.load(tmp_path / kind)
     x = images(size=(32, 32))
     expected = nnx.jit(type(network).__call__)(network, x)
@@ -139,10 +134,21 @@ def test_feature_networks_load_to_callables(tmp_path, kind):
         model(x[0])
 
 
+def test_descriptions_of_older_versions(tmp_path):
+    """ArcFace's backbone was called config; what a network had by default was left out."""
+    for kind, described, config in (
+        ("arcface", {"config": {"depths": [1, 1, 1, 1]}}, IRSEConfig(depths=(1, 1, 1, 1))),
+        ("moco", {"depths": [1, 1, 1, 1]}, MoCoConfig(depths=(1, 1, 1, 1))),
+        ("lpips", {"net": "squeeze"}, LPIPSConfig("squeeze")),
+        ("inception", {}, InceptionConfig()),
+    ):
+        found = bundle._build(kind, described).config
+        assert found == (ArcFaceConfig(config) if kind == "arcface" else config)
+
+
 def test_compute_type_and_distance_of_two_images(tmp_path):
-    network = make(lambda rngs: LPIPS("squeeze", rngs=rngs))
-    arguments = {"lpips": {"net": "squeeze"}}
-    bundle.save_bundle(tmp_path / "l", "lpips", {"lpips": network}, arguments=arguments)
+    network = make(lambda rngs: LPIPS(LPIPSConfig("squeeze"), rngs=rngs))
+    bundle.save_bundle(tmp_path / "l", "lpips", {"lpips": network})
     a, b = images(0, (32, 32)), images(1, (32, 32))
     distance = e4e_jax.load(tmp_path / "l")(a, b)
     np.testing.assert_allclose(distance, nnx.jit(LPIPS.__call__)(network, a, b), rtol=1e-5)
@@ -258,8 +264,9 @@ def test_wrong_modules_are_not_written(tmp_path):
         bundle.save_bundle(tmp_path / "b", "gan", modules)
     with pytest.raises(ValueError, match="kind 'inverter' of generator was asked for"):
         bundle.save_bundle(tmp_path / "b", "inverter", modules)
-    moco = make(FEATURES["moco"][0])
-    with pytest.raises(ValueError, match="The moco is not what its arguments build"):
+    moco = make(lambda rngs: MoCo(FEATURES["moco"][1], rngs=rngs))
+    moco.config = MoCoConfig(width=4)
+    with pytest.raises(ValueError, match="The moco is not what its config builds"):
         bundle.save_bundle(tmp_path / "b", "moco", {"moco": moco})
     assert not os.listdir(tmp_path)
 

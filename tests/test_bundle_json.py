@@ -6,10 +6,11 @@ import json
 import pytest
 
 from e4e_jax import bundle
-from e4e_jax.bundle_json import network_arguments
+from e4e_jax.bundle_json import decode_config
 from e4e_jax.models.encoder import Encoder, EncoderConfig
 from e4e_jax.models.inception import Inception
-from e4e_jax.models.moco import MoCo
+from e4e_jax.models.lpips import LPIPS
+from e4e_jax.models.moco import MoCo, MoCoConfig
 from e4e_jax.models.resnet import ResNetConfig
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
 
@@ -39,8 +40,9 @@ ODD = [
     (Generator, {"resolution": 64, "rngs": 1}, "'rngs' is unknown; expected some of resolution"),
     (Generator, {}, "resolution is missing"),
     (Generator, [], r"it is \[\]; expected names and values"),
-    (Generator, {"config": 3}, "config is 3; expected names and values"),
-    (Generator, {"config": {"resolution": 64}, "dtype": "x"}, "'dtype' is unknown"),
+    (Generator, {"config": {"resolution": 64}}, "'config' is unknown"),
+    (Generator, {"resolution": 64, "dtype": "x"}, "'dtype' is unknown"),
+    (LPIPS, {"net": "resnet"}, "LPIPS network is 'resnet'; expected one of"),
     (Encoder, with_backbone(depths=[10**29] * 4), "backbone.depths is 1000.* from 1 to 100"),
     (Encoder, with_backbone(depths=[10**29]), "backbone.depths is .*; expected a list of 4"),
     (Encoder, with_backbone(depths=[30] * 4), "backbone.depths is .*; expected 100 units at most"),
@@ -66,7 +68,7 @@ ODD = [
 @pytest.mark.parametrize("network, described, words", ODD)
 def test_an_odd_network_is_told_in_one_sentence(network, described, words):
     with pytest.raises(ValueError, match=words) as caught:
-        network_arguments(network, described)
+        decode_config(network, described)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 
@@ -77,9 +79,9 @@ def test_what_was_written_comes_back():
         (Generator, GeneratorConfig(64, mapping_lr_mul=1, conv_clamp=256.0)),
     ):
         described = json.loads(json.dumps(dataclasses.asdict(config)))
-        assert network_arguments(network, described) == {"config": config}
-    assert network_arguments(MoCo, {}) == {}
-    assert network_arguments(MoCo, {"depths": [1, 1, 1, 1]}) == {"depths": (1, 1, 1, 1)}
+        assert decode_config(network, described) == config
+    assert decode_config(MoCo, {}) == MoCoConfig()
+    assert decode_config(MoCo, {"depths": [1, 1, 1, 1]}) == MoCoConfig(depths=(1, 1, 1, 1))
 
 
 DESCRIPTION = {

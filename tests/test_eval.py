@@ -19,11 +19,11 @@ from e4e_jax.data import pipeline  # noqa: F401 - Grain's flags must be there to
 from e4e_jax.data.images import save_png
 from e4e_jax.data.sources import open_images
 from e4e_jax.inversion.folder import Inverted, invert_folder
-from e4e_jax.models.arcface import ArcFace
+from e4e_jax.models.arcface import ArcFace, ArcFaceConfig
 from e4e_jax.models.encoder import Encoder, EncoderConfig
-from e4e_jax.models.inception import Inception
+from e4e_jax.models.inception import Inception, InceptionConfig
 from e4e_jax.models.irse import IRSEConfig
-from e4e_jax.models.lpips import LPIPS
+from e4e_jax.models.lpips import LPIPS, LPIPSConfig
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
 from e4e_jax.toy.faces import FACTORS
 
@@ -198,19 +198,15 @@ def test_a_folder_of_inversions(capsys, tmp_path):
 @pytest.mark.slow
 def test_networks_that_were_converted(capsys, tmp_path):
     """Each as its bundle holds it, with random numbers; the faces' backbones are tiny."""
-    face = {"config": BACKBONE, "embedding_dim": 8}
+    face = ArcFaceConfig(BACKBONE, embedding_dim=8)
     networks = {
-        "lpips_alex": ("lpips", lambda: LPIPS(rngs=nnx.Rngs(0)), {"net": "alex"}),
-        "ir_se50": ("arcface", lambda: ArcFace(**face, rngs=nnx.Rngs(0)), face),
-        "curricularface": ("arcface", lambda: ArcFace(**face, rngs=nnx.Rngs(0)), face),
-        "inception": (
-            "inception",
-            lambda: Inception(image_size=75, rngs=nnx.Rngs(0)),
-            {"image_size": 75},
-        ),
+        "lpips_alex": ("lpips", lambda: LPIPS(LPIPSConfig(), rngs=nnx.Rngs(0))),
+        "ir_se50": ("arcface", lambda: ArcFace(face, rngs=nnx.Rngs(0))),
+        "curricularface": ("arcface", lambda: ArcFace(face, rngs=nnx.Rngs(0))),
+        "inception": ("inception", lambda: Inception(InceptionConfig(75), rngs=nnx.Rngs(0))),
     }
-    for name, (kind, build, given) in networks.items():
-        bundle.save_bundle(tmp_path / name, kind, {kind: make(build)}, arguments={kind: given})
+    for name, (kind, build) in networks.items():
+        bundle.save_bundle(tmp_path / name, kind, {kind: make(build)})
     a, b = write_images(tmp_path / "a", 0), write_images(tmp_path / "b", 1)
     arguments = (f"--images={a}", f"--against={b}", f"--networks={tmp_path}")
     metrics = "--metrics=lpips,id,id_curricular,fid,kid,pr"

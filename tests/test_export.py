@@ -13,12 +13,12 @@ import pytest
 from flax import nnx
 from jax import export
 
-from e4e_jax.models.arcface import ArcFace
+from e4e_jax.models.arcface import ArcFace, ArcFaceConfig
 from e4e_jax.models.discriminator import Discriminator
 from e4e_jax.models.encoder import Encoder, EncoderConfig
 from e4e_jax.models.irse import IRSEConfig
 from e4e_jax.models.latent_discriminator import LatentDiscriminator
-from e4e_jax.models.lpips import LPIPS
+from e4e_jax.models.lpips import LPIPS, LPIPSConfig
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
 from e4e_jax.runtime.parallel import AXIS
 from e4e_jax.training.encoder_step import EncoderOptions, FrozenNetworks, make_encoder_step
@@ -102,10 +102,10 @@ def lower_step(build, platform, *arguments):
 @DTYPES
 def test_encoder_training_step_for_ffhq(platform, dtype):
     def frozen(make):
-        face_config = IRSEConfig.ir_se_50()
+        face_config = ArcFaceConfig(IRSEConfig.ir_se_50())
         return FrozenNetworks(
             generator=make(lambda: Generator(GeneratorConfig(1024), dtype=dtype, rngs=nnx.Rngs(0))),
-            perceptual=make(lambda: LPIPS(dtype=dtype, rngs=nnx.Rngs(0))),
+            perceptual=make(lambda: LPIPS(LPIPSConfig(), dtype=dtype, rngs=nnx.Rngs(0))),
             identity=make(lambda: ArcFace(face_config, dtype=dtype, rngs=nnx.Rngs(0))),
         )
 

@@ -222,7 +222,7 @@ def test_descriptions_of_bundles(path, data):
     one_sentence(read_json, path / "bundle.json", "a bundle")
     description = one_sentence(bundle.read_description, str(path))
     for name, described in (description or {"networks": {}})["networks"].items():
-        one_sentence(bundle.network_arguments, bundle._NETWORKS[name], described)
+        one_sentence(bundle.decode_config, bundle.NETWORKS[name], described)
 
 
 @pytest.mark.slow

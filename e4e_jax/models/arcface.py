@@ -4,6 +4,8 @@ CurricularFace (Huang et al. 2020), the published identity metric, is the same n
 deeper backbone `IRSEConfig.ir_101`.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -17,42 +19,47 @@ _COLUMNS = slice(32, 220)
 _FACE_SIZE = 112
 
 
+@dataclasses.dataclass(frozen=True)
+class ArcFaceConfig:
+    """Shape of the network; the default is the published one.
+
+    Attributes:
+      backbone: of IR-SE units.
+      embedding_dim: length of the feature vector.
+      image_size: S, the side of the face crops.
+    """
+
+    backbone: IRSEConfig = IRSEConfig()
+    embedding_dim: int = 512
+    image_size: int = _FACE_SIZE
+
+
 class ArcFace(nnx.Module):
     """Face crops [B, S, S, 3] in [-1, 1] -> unit vectors [B, embedding_dim], float32.
 
     Built in evaluation mode: it measures and is not trained, so its dropout is left out.
 
     Args:
-      config: the IR-SE backbone.
-      embedding_dim: length of the feature vector.
-      image_size: S, 112 for the published weights.
+      config: the shape.
       dtype: compute type of the convolutions.
     """
 
-    def __init__(
-        self,
-        config: IRSEConfig,
-        *,
-        embedding_dim=512,
-        image_size=_FACE_SIZE,
-        dtype=jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        features = config.widths[-1]
-        side = -(-image_size // 16)  # four halvings, rounded up
-        self.backbone = IRSEBackbone(config, dtype=dtype, rngs=rngs)
+    def __init__(self, config: ArcFaceConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+        self.config = config
+        features = config.backbone.widths[-1]
+        side = -(-config.image_size // 16)  # four halvings, rounded up
+        self.backbone = IRSEBackbone(config.backbone, dtype=dtype, rngs=rngs)
         self.norm = BatchNorm(features)
-        self.linear = nnx.Linear(side * side * features, embedding_dim, rngs=rngs)
-        self.embedding_norm = BatchNorm(embedding_dim)
-        self.image_size = image_size
+        self.linear = nnx.Linear(side * side * features, config.embedding_dim, rngs=rngs)
+        self.embedding_norm = BatchNorm(config.embedding_dim)
         self.eval()
 
     def __call__(self, images):
         """Raises ValueError for images of another size."""
-        if images.shape[1:3] != (self.image_size, self.image_size):
+        size = self.config.image_size
+        if images.shape[1:3] != (size, size):
             raise ValueError(
-                f"ArcFace got images of shape {images.shape}; "
-                f"expected [B, {self.image_size}, {self.image_size}, C]"
+                f"ArcFace got images of shape {images.shape}; expected [B, {size}, {size}, C]"
             )
         x = self.norm(self.backbone(images)[-1].astype(jnp.float32))
         # PyTorch's flatten is channel-major: [B, C, H, W] -> [B, C·H·W].

@@ -5,6 +5,8 @@ Matches mseitzer/pytorch-fid's port of the TensorFlow network, whose weights are
 pools with the maximum. Modules carry the names of the port in lower case.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -157,17 +159,30 @@ class InceptionE(nnx.Module):
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class InceptionConfig:
+    """Shape of the network; the default is the published one.
+
+    Attributes:
+      image_size: side to which images are resized.
+    """
+
+    image_size: int = 299
+
+
 class Inception(nnx.Module):
     """Images [B, H, W, 3] in [-1, 1] -> the features of the FID [B, 2048], float32.
 
     Built in evaluation mode: it measures and is not trained. The classifier is left out.
 
     Args:
-      image_size: side to which images are resized.
+      config: the shape.
       dtype: compute type of the convolutions.
     """
 
-    def __init__(self, *, image_size=299, dtype=jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, config: InceptionConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+        self.config = config
+
         def conv(*args, padding="SAME"):
             return ConvNorm(*args, padding=padding, dtype=dtype, rngs=rngs)
 
@@ -187,11 +202,10 @@ class Inception(nnx.Module):
         self.mixed_7a = InceptionD(768, conv)
         self.mixed_7b = InceptionE(1280, _average_pool, conv)
         self.mixed_7c = InceptionE(2048, _same_max_pool, conv)
-        self.image_size = image_size
         self.eval()
 
     def __call__(self, images):
-        x = resize_bilinear(images.astype(jnp.float32), self.image_size)
+        x = resize_bilinear(images.astype(jnp.float32), self.config.image_size)
         x = self.conv2d_2b_3x3(self.conv2d_2a_3x3(self.conv2d_1a_3x3(x)))
         x = self.conv2d_4a_3x3(self.conv2d_3b_1x1(_max_pool(x)))
         x = self.mixed_5d(self.mixed_5c(self.mixed_5b(_max_pool(x))))

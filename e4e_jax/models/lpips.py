@@ -110,25 +110,39 @@ _TAPS = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class LPIPSConfig:
+    """Which network it is.
+
+    Attributes:
+      net: its trunk, "alex", "vgg" or "squeeze".
+
+    Raises:
+      ValueError: another name.
+    """
+
+    net: str = "alex"
+
+    def __post_init__(self):
+        if self.net not in _TRUNKS:
+            raise ValueError(f"LPIPS network is {self.net!r}; expected one of {tuple(_TRUNKS)}")
+
+
 class LPIPS(nnx.Module):
     """Perceptual distance of images a and b, [B, H, W, 3] in [-1, 1] -> [B] float32.
 
     Args:
-      net: trunk, "alex", "vgg" or "squeeze".
+      config: which trunk.
       dtype: compute type of the convolutions.
-
-    Raises:
-      ValueError: another name of a trunk.
     """
 
-    def __init__(self, net="alex", *, dtype=jnp.float32, rngs: nnx.Rngs):
-        if net not in _TRUNKS:
-            raise ValueError(f"LPIPS network is {net!r}; expected one of {tuple(_TRUNKS)}")
+    def __init__(self, config: LPIPSConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+        self.config = config
         self.trunk = nnx.List()
         self.linears = nnx.List()  # one weight for each channel of each compared layer
-        self.taps = _TAPS[net]
+        self.taps = _TAPS[config.net]
         channels = 3
-        for i, layer in enumerate(_TRUNKS[net]):
+        for i, layer in enumerate(_TRUNKS[config.net]):
             if isinstance(layer, ConvLayer):
                 window = (layer.size, layer.size)
                 layer = nnx.Conv(

@@ -1,5 +1,7 @@
 """MoCo v2 features (Chen et al. 2020), the identity measure of domains without faces."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,44 +39,50 @@ class Bottleneck(nnx.Module):
         return jax.nn.relu(self.bn3(self.conv3(x)) + shortcut)
 
 
+@dataclasses.dataclass(frozen=True)
+class MoCoConfig:
+    """Shape of the network; the default is ResNet-50, the published one.
+
+    Attributes:
+      depths: blocks of the four layers.
+      width: channels of the stem.
+      image_size: side of the images that the network reads; others are resized.
+    """
+
+    depths: tuple[int, int, int, int] = (3, 4, 6, 3)
+    width: int = 64
+    image_size: int = 224
+
+
 class MoCo(nnx.Module):
     """Images [B, H, W, 3] in [-1, 1] -> unit vectors [B, 32·width], float32.
 
-    As in the published loss: nearest resize to 224x224, no ImageNet normalisation, ResNet-50
+    As in the published loss: nearest resize, no ImageNet normalisation, ResNet-50
     up to its pooled features. Built in evaluation mode: it measures and is not trained.
 
     Args:
-      depths: blocks of the four layers.
-      width: channels of the stem, 64 in ResNet-50.
-      image_size: side of the images that the network reads.
+      config: the shape.
       dtype: compute type of the convolutions.
     """
 
-    def __init__(
-        self,
-        *,
-        depths=(3, 4, 6, 3),
-        width=64,
-        image_size=224,
-        dtype=jnp.float32,
-        rngs: nnx.Rngs,
-    ):
+    def __init__(self, config: MoCoConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+        self.config = config
+        width = config.width
         self.conv1 = Conv(3, width, 7, stride=2, dtype=dtype, rngs=rngs)
         self.bn1 = BatchNorm(width)
         self.layers = nnx.List()
         channels = width
-        for i, depth in enumerate(depths):
+        for i, depth in enumerate(config.depths):
             layer = nnx.List()
             for j in range(depth):
                 stride = 2 if i > 0 and j == 0 else 1
                 layer.append(Bottleneck(channels, width * 2**i, stride, dtype=dtype, rngs=rngs))
                 channels = 4 * width * 2**i
             self.layers.append(layer)
-        self.image_size = image_size
         self.eval()
 
     def __call__(self, images):
-        x = resize_nearest(images, self.image_size)
+        x = resize_nearest(images, self.config.image_size)
         x = jax.nn.relu(self.bn1(self.conv1(x)))
         x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for layer in self.layers:

@@ -32,12 +32,20 @@ class ToyFeaturesConfig:
 
 
 class ToyFeatures(nnx.Module):
-    """Images [B, S, S, 3] in [-1, 1] -> factors [B, K] float32."""
+    """Images [B, S, S, 3] in [-1, 1] -> factors [B, K] float32.
 
-    def __init__(self, config: ToyFeaturesConfig, *, axis_name=None, rngs: nnx.Rngs):
+    Args:
+      config: the shape.
+      axis_name: named axis of devices over which batch statistics are synchronised.
+      dtype: compute type of the convolutions.
+    """
+
+    def __init__(
+        self, config: ToyFeaturesConfig, *, axis_name=None, dtype=jnp.float32, rngs: nnx.Rngs
+    ):
         side = -(-config.image_size // 16)  # four halvings, rounded up
         self.config = config
-        self.backbone = IRSEBackbone(config.backbone, axis_name=axis_name, rngs=rngs)
+        self.backbone = IRSEBackbone(config.backbone, axis_name=axis_name, dtype=dtype, rngs=rngs)
         self.embedding = EqualLinear(
             side * side * config.backbone.widths[-1], config.embedding_dim, rngs=rngs
         )
@@ -62,10 +70,8 @@ class ToyFeatures(nnx.Module):
 
     def features(self, images):
         """Perceptual features: the backbone's levels, each pixel a unit vector."""
-        return [
-            x / jnp.sqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-8)
-            for x in self.backbone(images)
-        ]
+        levels = [x.astype(jnp.float32) for x in self.backbone(images)]
+        return [x / jnp.sqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-8) for x in levels]
 
     def distance(self, features_a, features_b):
         """Perceptual distance [B]: squared differences of `features`, as LPIPS without weights.

@@ -8,7 +8,7 @@ from helpers import randomize, relative_error
 from torch_comparison import Corners, gradient_error, to_jax, to_torch
 
 from benchmarks.torch_reference import networks
-from e4e_jax.models.arcface import ArcFace, crop_face
+from e4e_jax.models.arcface import ArcFace, ArcFaceConfig, crop_face
 from e4e_jax.models.irse import IRSEConfig
 
 SMALL = IRSEConfig(widths=(8, 8, 12, 16), depths=(1, 2, 1, 1), squeeze_reduction=4)
@@ -19,7 +19,7 @@ def random_images(*shape):
 
 
 def test_vectors_and_gradients_match_torch():
-    ours = randomize(ArcFace(SMALL, embedding_dim=10, image_size=40, rngs=nnx.Rngs(0)))
+    ours = randomize(ArcFace(ArcFaceConfig(SMALL, 10, 40), rngs=nnx.Rngs(0)))
     reference = networks.copy_weights(ours, networks.ArcFace(SMALL, 10, side=3)).eval().double()
     x = random_images(3, 40, 40, 3)
     weights = np.random.default_rng(1).normal(size=(3, 10)).astype(np.float32)
@@ -48,13 +48,15 @@ def test_crop_matches_torch():
 
 
 def test_published_size_has_the_published_weights():
-    arcface = nnx.eval_shape(lambda: ArcFace(IRSEConfig.ir_se_50(), rngs=nnx.Rngs(0)))
+    arcface = nnx.eval_shape(
+        lambda: ArcFace(ArcFaceConfig(IRSEConfig.ir_se_50()), rngs=nnx.Rngs(0))
+    )
     assert arcface.linear.kernel.shape == (25088, 512)
     assert len(arcface.backbone.body) == 24
 
 
 def test_images_of_another_size_are_named():
-    arcface = ArcFace(SMALL, embedding_dim=10, image_size=40, rngs=nnx.Rngs(0))
+    arcface = ArcFace(ArcFaceConfig(SMALL, 10, 40), rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"\(1, 64, 64, 3\); expected \[B, 40, 40, C\]"):
         arcface(jnp.zeros((1, 64, 64, 3)))
     with pytest.raises(ValueError, match=r"\(1, 64, 64, 3\); expected \[B, 256, 256, 3\]"):

@@ -8,12 +8,12 @@ from torch_comparison import to_jax, to_torch
 
 from benchmarks.torch_reference import inception
 from benchmarks.torch_reference.networks import copy_weights
-from e4e_jax.models.inception import Inception, resize_bilinear
+from e4e_jax.models.inception import Inception, InceptionConfig, resize_bilinear
 
 
 def test_features_match_torch():
     """In full width, on the smallest images that the network takes."""
-    network = randomize(Inception(image_size=75, rngs=nnx.Rngs(0)))
+    network = randomize(Inception(InceptionConfig(75), rngs=nnx.Rngs(0)))
     reference = copy_weights(network, inception.Inception(image_size=75)).eval().double()
     images = np.random.default_rng(0).uniform(-1, 1, (2, 90, 70, 3)).astype(np.float32)
     with torch.no_grad():
@@ -34,7 +34,7 @@ def test_resize_matches_torch():
 
 
 def test_published_size_has_the_published_weights():
-    network = nnx.eval_shape(lambda: Inception(rngs=nnx.Rngs(0)))
+    network = nnx.eval_shape(lambda: Inception(InceptionConfig(), rngs=nnx.Rngs(0)))
     assert network.mixed_7c.branch3x3dbl_3b.kernel.shape == (3, 1, 384, 384)
     features = nnx.eval_shape(lambda m, x: m(x), network, jnp.zeros((2, 32, 32, 3)))
     assert features.shape == (2, 2048)

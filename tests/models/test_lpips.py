@@ -6,11 +6,11 @@ from helpers import randomize, relative_error
 from torch_comparison import Corners, gradient_error, to_jax, to_torch
 
 from benchmarks.torch_reference import networks
-from e4e_jax.models.lpips import LPIPS
+from e4e_jax.models.lpips import LPIPS, LPIPSConfig
 
 
 def pair(net):
-    ours = randomize(LPIPS(net, rngs=nnx.Rngs(0)))
+    ours = randomize(LPIPS(LPIPSConfig(net), rngs=nnx.Rngs(0)))
     return ours, networks.copy_weights(ours, networks.LPIPS(net)).double()
 
 
@@ -66,7 +66,7 @@ def test_features_and_their_gradients_match_torch(net, seed):
 
 
 def test_features_can_be_kept_for_many_distances():
-    lpips = randomize(LPIPS("alex", rngs=nnx.Rngs(0)))
+    lpips = randomize(LPIPS(LPIPSConfig("alex"), rngs=nnx.Rngs(0)))
     a, b = random_images(0, 2, 64, 64, 3), random_images(1, 2, 64, 64, 3)
     kept = lpips.features(b)
     np.testing.assert_allclose(lpips.distance(lpips.features(a), kept), lpips(a, b), rtol=1e-6)
@@ -74,7 +74,7 @@ def test_features_can_be_kept_for_many_distances():
 
 
 def test_pixels_without_any_feature_have_a_finite_gradient():
-    lpips = LPIPS("alex", rngs=nnx.Rngs(0))
+    lpips = LPIPS(LPIPSConfig("alex"), rngs=nnx.Rngs(0))
     lpips.trunk[0].bias[...] = jnp.full((64,), -100.0)  # the first ReLU lets nothing through
     a, b = random_images(0, 1, 64, 64, 3), random_images(1, 1, 64, 64, 3)
     grad = nnx.jit(nnx.grad(lambda a, b, model: model(a, b)[0]))
@@ -83,4 +83,4 @@ def test_pixels_without_any_feature_have_a_finite_gradient():
 
 def test_unknown_networks_are_named():
     with pytest.raises(ValueError, match="LPIPS network is 'resnet'; expected one of"):
-        LPIPS("resnet", rngs=nnx.Rngs(0))
+        LPIPS(LPIPSConfig("resnet"), rngs=nnx.Rngs(0))

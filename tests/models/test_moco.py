@@ -7,11 +7,11 @@ from helpers import randomize, relative_error
 from torch_comparison import Corners, gradient_error, to_jax, to_torch
 
 from benchmarks.torch_reference import networks
-from e4e_jax.models.moco import MoCo, resize_nearest
+from e4e_jax.models.moco import MoCo, MoCoConfig, resize_nearest
 
 
 def test_vectors_and_gradients_match_torch():
-    ours = randomize(MoCo(depths=(1, 2, 1, 1), width=8, image_size=40, rngs=nnx.Rngs(0)))
+    ours = randomize(MoCo(MoCoConfig((1, 2, 1, 1), 8, 40), rngs=nnx.Rngs(0)))
     reference = networks.copy_weights(ours, networks.MoCo((1, 2, 1, 1), 8, 40)).eval().double()
     x = np.random.default_rng(0).uniform(-1, 1, (2, 48, 36, 3)).astype(np.float32)
     weights = np.random.default_rng(1).normal(size=(2, 256)).astype(np.float32)
@@ -41,7 +41,7 @@ def test_nearest_resize_chooses_torch_s_pixels():
 
 
 def test_published_size_has_the_published_weights():
-    moco = nnx.eval_shape(lambda: MoCo(rngs=nnx.Rngs(0)))
+    moco = nnx.eval_shape(lambda: MoCo(MoCoConfig(), rngs=nnx.Rngs(0)))
     assert [len(layer) for layer in moco.layers] == [3, 4, 6, 3]
     assert moco.layers[3][2].conv3.kernel.shape == (1, 1, 512, 2048)
     vectors = nnx.eval_shape(lambda m, x: m(x), moco, jnp.zeros((2, 256, 256, 3)))
