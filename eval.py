@@ -202,8 +202,9 @@ def _completed(request, config, model):
 def _edits(config, model):
     """(name, direction, strength) of the edits that the flags name, or else the config shows."""
     from e4e_jax import bundle
-    from e4e_jax.editing.edits import Edit, parse_edit
+    from e4e_jax.editing.edits import DirectionEdit
     from e4e_jax.editing.files import load_directions
+    from e4e_jax.editing.written import parse_edit, resolve_edit
 
     directions = {}
     section = config.get("edits", {"directions": "", "shown": ()})  # only an encoder's has some
@@ -213,11 +214,12 @@ def _edits(config, model):
     if not texts:
         raise ValueError(f"lec needs edits, and config {config.name} shows none; expected --edits.")
     for text in texts:
-        edit = parse_edit(text, directions, model.generator)
-        if not isinstance(edit, Edit):
+        written = parse_edit(text)
+        edit = resolve_edit(written, directions, model.generator)
+        if not isinstance(edit, DirectionEdit):
             raise ValueError(f"{text} is no step along a direction of codes, as lec takes it.")
-        for strength in edit.strengths:
-            yield f"{edit.label}={strength:g}", edit.direction, strength
+        for strength in written.strengths:
+            yield f"{written.label}={strength:g}", edit.direction, strength
 
 
 def _model_passes(config, requests, model, model_key):

@@ -1,17 +1,28 @@
 """What `e4e_jax.load` returns: a bundle's networks behind a few compiled methods."""
 
+import dataclasses
+import functools
+import os
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from e4e_jax import bundle
-from e4e_jax.data.images import resize_image, to_float
+from e4e_jax.data.batches import in_batches
+from e4e_jax.data.images import resize_image, to_float, to_uint8
 from e4e_jax.data.inputs import input_source, to_input
 from e4e_jax.data.sources import ImageFiles
+from e4e_jax.editing.edits import Edit, Latents
+from e4e_jax.editing.files import load_directions
+from e4e_jax.editing.written import WrittenEdit, parse_edit, resolve_edit
 from e4e_jax.inversion.invert import encode
 from e4e_jax.models.encoder import Encoder
-from e4e_jax.models.stylegan2 import Generator, class_generator
+from e4e_jax.models.stylegan2 import Generator, StyleCodes, class_generator
+
+_DIRECTIONS = "directions.npz"  # beside a bundle
 
 
 class GeneratorModel:
@@ -21,9 +32,12 @@ class GeneratorModel:
       generator: the network.
       latent_avg: [L, D], the code of the average image.
       resolution: R, side of the images.
+      drawn_size: (height, width) of the part of the images that the model is about: the square, or
+        of wide formats (cars) what lies between the bands above and below.
       num_styles: L.
       num_classes: of a class-conditional generator; 0 for one without classes.
       metadata: what its bundle notes, such as the images that it was trained on.
+      directions_file: of `directions`; None for none.
     """
 
     def __init__(self, generator: Generator):
@@ -31,8 +45,11 @@ class GeneratorModel:
         self.generator = generator
         self.num_classes = generator.config.num_classes
         self.resolution = generator.config.resolution
+        self.drawn_size = (self.resolution, self.resolution)
         self.num_styles = generator.config.num_styles
         self.latent_avg = generator.broadcast(generator.latent_avg[...][None])[0]
+        self.directions_file = None
+        self._edits: dict[WrittenEdit, Edit] = {}
         self._map = _compiled(generator, Generator.map)  # z, truncation_psi, label
         self._synthesize = _compiled(generator, _synthesize)
 
@@ -59,25 +76,118 @@ class GeneratorModel:
         Raises:
           ValueError: the generator has no classes, or no such one.
         """
-        return GeneratorModel(class_generator(self.generator, label))
+        model = GeneratorModel(class_generator(self.generator, label))
+        model.directions_file = self.directions_file
+        return model
 
     def broadcast(self, w) -> jax.Array:
         """w [B, D] -> w_plus [B, L, D], the same w for every style."""
         return self.generator.broadcast(_checked("w", w, (None, self.generator.config.w_dim)))
 
-    def synthesize(self, codes, key=None) -> jax.Array:
-        """Codes w_plus [B, L, D] -> images [B, R, R, 3] in [-1, 1].
+    @functools.cached_property
+    def directions(self) -> dict[str, np.ndarray]:
+        """Editing directions by name, [D] or [L, D], of the file directions.npz beside the bundle.
+
+        Training writes it beside the bundle of a generator. Empty where there is none.
+
+        Raises:
+          ValueError: the file is damaged; in one sentence.
+        """
+        return {} if self.directions_file is None else load_directions(self.directions_file)
+
+    def edit(
+        self, codes: Latents, *edits: str, directions: Mapping[str, np.ndarray] | None = None
+    ) -> Latents:
+        """Codes after edits, one after another, written as for the command `edit`.
 
         Args:
-          codes: w_plus.
+          codes: w_plus [B, L, D], or what an edit before has given.
+          edits: such as "smile=1", "age@4-7=-0.5", "sefa_0=3", "pca_10@7-8:=-2" or "style:3:12=5",
+            each with one strength; see `parse_edit` and `resolve_edit`.
+          directions: by name, in place of the model's own.
+
+        Returns:
+          w_plus [B, L, D], or `StyleCodes` behind an edit of StyleSpace; `synthesize` takes both.
+
+        Raises:
+          ValueError: an edit that is not understood, that this model does not have, or that has
+            several strengths; or codes of another shape; in one sentence.
+        """
+        codes = self._checked_codes(codes)
+        for text in edits:
+            written = parse_edit(text)
+            if len(written.strengths) != 1:
+                raise ValueError(
+                    f"the edit {text:.80} has {len(written.strengths)} strengths; expected one."
+                )
+            edit = self.resolve_edit(written, directions)
+            codes = edit.apply(self.generator, codes, written.strengths[0])
+        return codes
+
+    def resolve_edit(
+        self, written: WrittenEdit, directions: Mapping[str, np.ndarray] | None = None
+    ) -> Edit:
+        """What a written edit does to codes of this model, among its own directions if None.
+
+        Raises:
+          ValueError: the model has no such edit; in one sentence.
+        """
+        if directions is not None:
+            return resolve_edit(written, directions, self.generator)
+        known = dataclasses.replace(written, strengths=())
+        if known not in self._edits:  # it may take an eigendecomposition, or thousands of samples
+            self._edits[known] = resolve_edit(written, self.directions, self.generator)
+        return self._edits[known]
+
+    def synthesize(self, codes: Latents, key=None, *, noises=None) -> jax.Array:
+        """Codes -> images [B, R, R, 3] in [-1, 1].
+
+        Args:
+          codes: w_plus [B, L, D], or what `edit` gives.
           key: draws random noise; without it the noise is the generator's constant one.
+          noises: noise images of one's own, [B, r, r] for each layer.
 
         Raises:
           ValueError: codes of another shape, such as those of another generator.
         """
-        shape = (None, self.num_styles, self.generator.config.w_dim)
-        codes = _checked("codes", codes, shape, advice="; broadcast(w) makes them of w")
-        return self._synthesize(codes, key)
+        return self._synthesize(self._checked_codes(codes), key, noises)
+
+    def draw(self, codes: Latents, batch_size: int = 8) -> np.ndarray:
+        """Codes of any number of images -> pictures as the commands write them.
+
+        Args:
+          codes: w_plus [N, L, D], or what `edit` gives.
+          batch_size: images at a time.
+
+        Returns:
+          uint8 [N, height, width, 3] of `drawn_size`.
+
+        Raises:
+          ValueError: codes of another shape, or from which the generator draws no numbers.
+        """
+        return in_batches(
+            lambda batch: _pictures(self.drawn(self.synthesize(batch))), (codes,), batch_size
+        )
+
+    def drawn(self, images) -> jax.Array:
+        """The part [B, height, width, 3] of images [B, R, R, 3] that the model is about."""
+        height, _ = self.drawn_size
+        band = (self.resolution - height) // 2
+        return images[:, band : band + height]
+
+    def _checked_codes(self, codes) -> Latents:
+        """The codes in float32, or a ValueError."""
+        config, advice = self.generator.config, "; broadcast(w) makes them of w"
+        own = isinstance(codes, StyleCodes)
+        w_plus = codes.w_plus if own else codes
+        w_plus = _checked("codes", w_plus, (None, self.num_styles, config.w_dim), advice=advice)
+        if not own:
+            return w_plus
+        sizes = [(len(w_plus), conv.kernel.shape[2]) for conv in self.generator.synthesis.convs]
+        if len(codes.styles) != len(sizes):
+            raise ValueError(f"there are {len(codes.styles)} styles; expected {len(sizes)}.")
+        styles = zip(codes.styles, sizes, strict=True)
+        return StyleCodes(w_plus, tuple(_checked("styles", *style) for style in styles))
 
 
 class Inverter(GeneratorModel):
@@ -98,6 +208,8 @@ class Inverter(GeneratorModel):
         self.encoder = encoder
         self.image_size = encoder.config.image_size
         self.reads = encoder.config.reads
+        height, width = self.image_size
+        self.drawn_size = (self.resolution * height // width, self.resolution)
         codes = (encoder.config.num_styles, encoder.config.style_dim)
         if codes != self.latent_avg.shape:
             raise ValueError(
@@ -181,6 +293,8 @@ def load(name, *, dtype=None) -> GeneratorModel | FeatureModel:
         inverts = opened.kind == "inverter"
         model = Inverter(**networks) if inverts else GeneratorModel(networks["generator"])
         model.metadata = opened.metadata
+        beside = os.path.join(os.path.dirname(bundle.resolve(name)), _DIRECTIONS)
+        model.directions_file = beside if os.path.isfile(beside) else None
         return model
     (network,) = opened.networks.values()
     return FeatureModel(network)
@@ -196,11 +310,18 @@ def _compiled(network, function):
     return lambda *args: program(state, *args)
 
 
-def _synthesize(generator: Generator, codes, key):
+def _synthesize(generator: Generator, codes, key, noises):
     if key is None:
-        return generator.synthesis(codes)
+        return generator.synthesis(codes, noise="constant" if noises is None else noises)
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(codes.shape[0]))
     return generator.synthesis(codes, noise="random", keys=keys)
+
+
+def _pictures(images) -> np.ndarray:
+    images = np.asarray(images)
+    if not np.isfinite(images).all():
+        raise ValueError("the generator draws no finite numbers from these codes.")
+    return to_uint8(images)
 
 
 def _checked(name, array, shape, advice=""):

@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 from configs.command_line import define_config, read_flags
 from e4e_jax import bundle
 from e4e_jax.commands import directions as directions_command
-from e4e_jax.editing.edits import apply_edit, parse_edit
 from e4e_jax.editing.files import load_directions
+from e4e_jax.editing.written import parse_edit, resolve_edit
 from e4e_jax.inversion.folder import load_latents
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
 from e4e_jax.runtime.files import read_arrays, read_json
@@ -262,12 +262,14 @@ def generator():
 )
 def test_strings_of_edits(path, text):
     del path
-    with mock.patch("e4e_jax.editing.edits.channel_deviations", lambda _: np.ones((9, 999))):
-        edit = one_sentence(parse_edit, text, DIRECTIONS, generator())
-    if edit is not None:
-        assert 1 <= len(edit.strengths) <= 1000 and np.isfinite(edit.strengths).all()
-        if hasattr(edit, "direction"):
-            apply_edit(np.zeros((1, 6, 8), np.float32), edit, edit.strengths[0])
+    written = one_sentence(parse_edit, text)
+    if written is None:
+        return
+    assert 1 <= len(written.strengths) <= 1000 and np.isfinite(written.strengths).all()
+    with mock.patch("e4e_jax.editing.written.channel_deviations", lambda _: np.ones((9, 999))):
+        edit = one_sentence(resolve_edit, written, DIRECTIONS, generator())
+    if hasattr(edit, "direction"):
+        edit.apply(generator(), np.zeros((1, 6, 8), np.float32), written.strengths[0])
 
 
 FIELDS = sorted({field for rows in TASKS.values() for field in rows})

@@ -13,8 +13,8 @@ from PIL import Image
 
 import e4e_jax
 from benchmarks.published_code.trial import Trial, load_tensors, random_images, randomize, to_tensor
-from e4e_jax.editing.edits import apply_edit, parse_edit
 from e4e_jax.editing.files import load_directions
+from e4e_jax.editing.written import parse_edit, resolve_edit
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
 from e4e_jax.toy.faces import render, sample_factors
 
@@ -156,8 +156,8 @@ def ganspace(trial: Trial):
         found = []  # by image, then by edit, as the published code has them
         for component, first, end, strength in _EDITS:
             text = f"{source.stem}_{component}@{first}-{end - 1}:={strength}"
-            edit = parse_edit(text, directions, generator)
-            found.append(np.asarray(apply_edit(codes, edit, edit.strengths[0])))
+            edit = resolve_edit(parse_edit(text), directions, generator)
+            found.append(np.asarray(edit.apply(generator, codes, strength)))
         found = np.stack(found, 1).reshape(wanted.shape)
         trial.compare(f"codes, {len(_EDITS)} edits of {name}", found, wanted)
         before = np.repeat(codes, len(_EDITS), axis=0)

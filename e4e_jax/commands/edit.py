@@ -11,24 +11,20 @@ from e4e_jax.commands.pictures import (
     add_class_flag,
     add_reading_flags,
     check_codes,
-    checked_uint8,
-    draw,
-    drawn_size,
     load_generator,
     read_codes,
     save_gif,
-    synthesize,
 )
 from e4e_jax.data import outputs
-from e4e_jax.data.batches import in_batches
 from e4e_jax.data.images import save_png
 from e4e_jax.data.names import check_places, file_labels, place
 from e4e_jax.data.sheets import sheet
-from e4e_jax.editing.edits import ChannelEdit, apply_edit, parse_edit
+from e4e_jax.editing.edits import ChannelEdit
 from e4e_jax.editing.files import load_directions
 from e4e_jax.editing.range import FAR_CHANNEL
-from e4e_jax.editing.stylespace import move_channel
+from e4e_jax.editing.written import parse_edit
 from e4e_jax.inversion.folder import save_latents
+from e4e_jax.models.stylegan2 import StyleCodes
 
 _GRID_ROWS = 16
 
@@ -47,7 +43,8 @@ def add_edit(commands):
     )  # fmt: skip
     parser.add_argument(
         "--directions", action="append", metavar="FILE",
-        help=".npz of directions, may be repeated (default: toy/directions.npz, with --model=toy)",
+        help=".npz of directions, may be repeated (default: directions.npz beside the bundle, if "
+        "there is one)",
     )  # fmt: skip
     parser.add_argument("--gif", action="store_true", help="an animation of each edit as well")
     add_class_flag(parser)
@@ -56,38 +53,37 @@ def add_edit(commands):
 
 
 def _run(flags):
+    written = [parse_edit(text) for text in flags.edits]
     model = load_generator(flags.model, flags.label)
-    files = flags.directions or (["toy/directions.npz"] if flags.model == "toy" else [])
-    directions = {}
-    for file in files:
+    directions = None if flags.directions is None else {}
+    for file in flags.directions or []:
         directions |= load_directions(bundle.resolve(file))
-    edits = [parse_edit(text, directions, model.generator) for text in flags.edits]
+    edits = [model.resolve_edit(edit, directions) for edit in written]
     names, codes, originals = read_codes(flags.input, model, flags.out, flags)
     files = outputs.sheet_names(flags.out, names)
     check_places(flags.out, files)  # before the work
 
     columns = [] if originals is None else [originals]
     order = ["input"] * len(columns) + ["inversion"]
-    columns.append(draw(model, codes, flags.batch_size))
+    columns.append(model.draw(codes, flags.batch_size))
     saved_names, saved_codes, animations = [], [], []
-    for edit in edits:
+    for about, edit in zip(written, edits, strict=True):
         frames = []
-        for strength in edit.strengths:
-            order.append(f"{edit.label}={strength:g}")
-            if isinstance(edit, ChannelEdit):  # which no w_plus can express
+        for strength in about.strengths:
+            order.append(f"{about.label}={strength:g}")
+            edited = edit.apply(model.generator, codes, strength)
+            if isinstance(edit, ChannelEdit):
                 _warn_of_far_channel(order[-1], strength)
-                frames.append(_draw_moved(model, codes, edit, strength, flags.batch_size))
-                continue
-            edited = np.asarray(apply_edit(codes, edit, strength))
-            check_codes(model, edited, f"the edit {order[-1]} leads to codes")
-            frames.append(draw(model, edited, flags.batch_size))
-            saved_names += [f"{name} {order[-1]}" for name in names]
-            saved_codes.append(edited)
+            if not isinstance(edited, StyleCodes):  # which a file of codes cannot hold
+                check_codes(model, edited, f"the edit {order[-1]} leads to codes")
+                saved_names += [f"{name} {order[-1]}" for name in names]
+                saved_codes.append(np.asarray(edited))
+            frames.append(model.draw(edited, flags.batch_size))
         columns += frames
         animations.append(frames)
 
     cells = np.stack(columns, axis=1)  # [N, columns, H, W, 3]
-    gifs = file_labels([edit.label for edit in edits]) if flags.gif else []
+    gifs = file_labels([edit.label for edit in written]) if flags.gif else []
     animated = [[f"{os.path.splitext(file)[0]}.{gif}.gif" for gif in gifs] for file in files]
     sheets = dict.fromkeys([outputs.GRID, *itertools.chain(*animated)])
     out = outputs.start_sheets(flags.out, sheets | dict(zip(files, names, strict=True)))
@@ -111,15 +107,3 @@ def _warn_of_far_channel(label, strength):
             "standard deviations; what is drawn is nothing that the generator has learned.",
             file=sys.stderr,
         )
-
-
-def _draw_moved(model, codes, edit, strength, batch_size):
-    """Codes [N, L, D] -> uint8 [N, H, W, 3] with a channel moved."""
-    generator, size = model.generator, drawn_size(model)
-
-    def draw_batch(batch):
-        offset = strength * edit.deviation
-        styles = move_channel(generator, batch, edit.layer, edit.channel, offset)
-        return checked_uint8(synthesize(generator, batch, styles, size=size))
-
-    return in_batches(draw_batch, (codes,), batch_size)

@@ -4,7 +4,6 @@ import numpy as np
 
 from e4e_jax.commands.pictures import (
     add_reading_flags,
-    draw,
     load_generator,
     read_codes,
     save_gif,
@@ -44,7 +43,7 @@ def _run(flags):
         raise ValueError(f"{' '.join(flags.inputs)} is one image; expected two or more.")
     pairs = range(len(codes) - 1)
     ways = [np.asarray(interpolate_codes(codes[i], codes[i + 1], flags.frames)) for i in pairs]
-    images = draw(model, np.concatenate(ways), flags.batch_size)
+    images = model.draw(np.concatenate(ways), flags.batch_size)
 
     sheets = [outputs.GRID, *([_ANIMATION] if flags.gif else [])]
     out = outputs.start_sheets(flags.out, dict.fromkeys(sheets))

@@ -6,14 +6,13 @@ import sys
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from e4e_jax import api, bundle
 from e4e_jax.commands.pictures import (
     comparison,
-    drawn_size,
     say_what_is_strange,
     shortened,
-    synthesize,
 )
 from e4e_jax.data.images import ImageError
 from e4e_jax.data.sources import open_images
@@ -165,7 +164,7 @@ def _tune(model, perceptual, images, codes, *, steps):
     for i in range(len(images)):
         one = slice(i, i + 1)
         tuned, _ = tune_generator(model.generator, perceptual, images[one], codes[one], steps=steps)
-        drawn.append(synthesize(tuned, codes[one], size=drawn_size(model)))
+        drawn.append(model.drawn(_synthesis(tuned, codes[one])))
         writers.append(
             lambda path, tuned=tuned: bundle.save_bundle(
                 path, "generator", {"generator": tuned}, overwrite=True
@@ -178,4 +177,9 @@ _METHODS = {"w_plus": _refine_w_plus, "w": _refine_w, "pti": _tune}
 
 
 def _draw(model, codes, noises=None):
-    return synthesize(model.generator, codes, noises=noises, size=drawn_size(model))
+    return model.drawn(model.synthesize(codes, noises=noises))
+
+
+@nnx.jit
+def _synthesis(generator, codes):
+    return generator.synthesis(codes)

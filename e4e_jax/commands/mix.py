@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from e4e_jax.commands.pictures import add_reading_flags, draw, load_generator, read_codes
+from e4e_jax.commands.pictures import add_reading_flags, load_generator, read_codes
 from e4e_jax.data import outputs
 from e4e_jax.data.images import save_png
 from e4e_jax.data.sheets import sheet
@@ -50,7 +50,7 @@ def _run(flags):
     pairs = np.broadcast_to(given, shape), np.broadcast_to(kept[:, None], shape)
     mixed = np.asarray(mix_styles(*(p.reshape(-1, *given.shape[1:]) for p in pairs), first, last))
 
-    images = draw(model, np.concatenate([given, kept, mixed]), flags.batch_size)
+    images = model.draw(np.concatenate([given, kept, mixed]), flags.batch_size)
     cells = np.full((len(kept) + 1, len(given) + 1, *images.shape[1:]), 255, np.uint8)
     tops, lefts, inside = np.split(images, [len(given), len(given) + len(kept)])
     cells[0, 1:], cells[1:, 0] = tops, lefts

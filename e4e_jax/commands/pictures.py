@@ -1,23 +1,19 @@
 """What commands share: codes from files, and what they look like."""
 
-import functools
 import os
 import sys
 
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from PIL import Image
 
 from e4e_jax import api
 from e4e_jax.data import outputs
 from e4e_jax.data.batches import in_batches
-from e4e_jax.data.images import ImageError, resize_image, to_float, to_uint8
+from e4e_jax.data.images import ImageError, resize_image, to_float
 from e4e_jax.data.sources import open_images
 from e4e_jax.editing.range import FAR, distances
 from e4e_jax.inversion.domain import Domain, errors_of
 from e4e_jax.inversion.folder import check_no_input, load_latents
-from e4e_jax.inversion.invert import synthesize_like
 from e4e_jax.runtime.files import writing
 
 _FRAME_SECONDS = 0.08
@@ -54,7 +50,7 @@ def read_codes(name, model: api.GeneratorModel, out, flags):
       flags: those that `add_reading_flags` adds.
 
     Returns:
-      Names, codes [N, L, D], and the images as uint8 [N, H, W, 3], at the size that `draw` gives;
+      Names, codes [N, L, D], and the images as uint8 [N, H, W, 3], of `drawn_size`;
       None where codes were given.
 
     Raises:
@@ -88,13 +84,13 @@ def read_codes(name, model: api.GeneratorModel, out, flags):
     if compare := comparison(model):
         some = slice(min(_COMPARED, len(images)))
         drawn = in_batches(
-            lambda batch: synthesize(model.generator, batch, size=drawn_size(model)),
+            lambda batch: model.drawn(model.synthesize(batch)),
             (codes[some],),
             flags.batch_size,
         )
         say_what_is_strange(model, names[some], compare(to_float(images[some]), drawn))
-    size = drawn_size(model)
-    return names, codes, np.stack([resize_image(image, size) for image in images])
+    originals = np.stack([resize_image(image, model.drawn_size) for image in images])
+    return names, codes, originals
 
 
 def add_reading_flags(parser) -> None:
@@ -160,7 +156,8 @@ def comparison(model: api.Inverter):
 
     Returns:
       A function of images [B, H, W, 3] in [-1, 1], as the encoder reads them, and of their
-      inversions at `drawn_size`: the mean squared errors of these and of the average image, [B, 2].
+      inversions at the model's `drawn_size`: the mean squared errors of these and of the average
+      image, [B, 2].
     """
     domain = Domain.of(model.metadata)
     backbone, iterative = model.encoder.config.backbone, model.encoder.config.iterative
@@ -168,7 +165,7 @@ def comparison(model: api.Inverter):
         return None
     average = None
     if domain.most is None:
-        average = synthesize(model.generator, model.latent_avg[None], size=drawn_size(model))
+        average = model.drawn(model.synthesize(model.latent_avg[None]))
 
     def compare(images, drawn):
         images = np.asarray(images)
@@ -190,37 +187,6 @@ def say_what_is_strange(model: api.Inverter, names, errors) -> None:
     sentence = Domain.of(model.metadata).sentence(names, *np.reshape(errors, (-1, 2)).T)
     if sentence:
         print(f"e4e_jax: {sentence}", file=sys.stderr)
-
-
-def drawn_size(model: api.GeneratorModel) -> tuple[int, int]:
-    """(height, width) at the generator's resolution, of the shape that an encoder reads."""
-    height, width = getattr(model, "image_size", (model.resolution, model.resolution))
-    return model.resolution * height // width, model.resolution
-
-
-def draw(model: api.GeneratorModel, codes, batch_size: int) -> np.ndarray:
-    """Codes [N, L, D] -> uint8 [N, H, W, 3]."""
-    size = drawn_size(model)
-    return in_batches(
-        lambda batch: checked_uint8(synthesize(model.generator, batch, size=size)),
-        (codes,),
-        batch_size,
-    )
-
-
-def checked_uint8(images) -> np.ndarray:
-    """Images in [-1, 1] as uint8; ValueError where the generator has drawn what is no number."""
-    images = np.asarray(images)
-    if not np.isfinite(images).all():
-        raise ValueError("the generator draws no finite numbers from these codes.")
-    return to_uint8(images)
-
-
-@functools.partial(nnx.jit, static_argnames=("size",))
-def synthesize(generator, codes, styles=None, noises=None, *, size):
-    """`synthesize_like`, compiled: styles and noises are the codes' and the generator's if None."""
-    noise = "constant" if noises is None else noises
-    return synthesize_like(generator, jnp.asarray(codes), size, styles=styles, noise=noise)
 
 
 def save_gif(path, frames) -> None:

@@ -1,7 +1,5 @@
-"""Linear editing directions: finding them from scored codes, and applying them."""
+"""Linear editing directions from scored codes, by regression."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 
@@ -68,33 +66,3 @@ def regress_directions(codes, scores) -> np.ndarray:
         )
     spread = codes.T @ predicted / len(codes)  # Σ B, [D, K]
     return np.linalg.solve(gram, spread.T) / deviation[:, None]  # back to the scores' own units
-
-
-def apply_direction(w_plus: jax.Array, direction: jax.Array, strength) -> jax.Array:
-    """Moves codes along a direction: w_plus + strength · direction, traceable.
-
-    Args:
-      w_plus: [B, L, D].
-      direction: [D], the same step in every layer, or [L, D], one step per layer (zeros where a
-        layer is to stay).
-      strength: scalar, or [B], one per image; in units of what the direction changes.
-
-    Returns:
-      [B, L, D] in the type of `w_plus`.
-
-    Raises:
-      ValueError: shapes do not fit.
-    """
-    w_plus = jnp.asarray(w_plus)
-    direction = jnp.asarray(direction, w_plus.dtype)
-    strength = jnp.asarray(strength, w_plus.dtype)
-    if w_plus.ndim != 3:
-        raise ValueError(f"w_plus: expected [B, L, D], found {w_plus.shape}")
-    batch, layers, size = w_plus.shape
-    if direction.shape not in ((size,), (layers, size)):
-        raise ValueError(
-            f"direction: expected ({size},) or ({layers}, {size}), found {direction.shape}"
-        )
-    if strength.shape not in ((), (batch,)):
-        raise ValueError(f"strength: expected a scalar or ({batch},), found {strength.shape}")
-    return w_plus + strength.reshape(-1, 1, 1) * direction

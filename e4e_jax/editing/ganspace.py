@@ -1,7 +1,6 @@
 """Principal components of w (GANSpace; Härkönen et al. 2020, arXiv 2004.02546)."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from e4e_jax.models.stylegan2 import Generator
@@ -58,38 +57,3 @@ def ganspace_directions(
     return tuple(
         np.asarray(array, np.float32) for array in (mean, components * np.sign(largest), deviations)
     )
-
-
-def set_component(w_plus, step, mean, value, first: int, last: int) -> jax.Array:
-    """Moves codes to a coordinate along a component, whatever it was before.
-
-    This is the edit (component, first, last + 1, value) of the published e4e: the coordinate is
-    that of the first layer's code, and the layers asked for move by what is missing of `value`.
-
-    Args:
-      w_plus: [B, L, D].
-      step: [D], the component times its standard deviation.
-      mean: [D], of w, where the coordinate is 0.
-      value: scalar, in standard deviations.
-      first, last: the layers that move, both included.
-
-    Returns:
-      [B, L, D].
-
-    Raises:
-      ValueError: the shapes do not fit, or there are no such layers.
-    """
-    w_plus, step, mean = jnp.asarray(w_plus), jnp.asarray(step), jnp.asarray(mean)
-    if w_plus.ndim != 3 or not w_plus.shape[-1:] == step.shape == mean.shape:
-        raise ValueError(
-            f"w_plus, step and mean have shapes {list(w_plus.shape)}, {list(step.shape)} and "
-            f"{list(mean.shape)}; expected [B, L, D], [D] and [D]."
-        )
-    layers = w_plus.shape[1]
-    if not 0 <= first <= last < layers:
-        raise ValueError(
-            f"the layers are {first} to {last}; expected layers in order, 0 to {layers - 1}."
-        )
-    coordinates = (w_plus[:, 0] - mean) @ step / (step @ step)  # [B]
-    moved = (value - coordinates)[:, None] * step  # [B, D]
-    return w_plus.at[:, first : last + 1].add(moved[:, None])

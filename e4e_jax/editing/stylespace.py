@@ -1,7 +1,6 @@
 """StyleSpace: single channels of the style vectors (Wu et al. 2021, arXiv 2011.12799)."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -65,20 +64,3 @@ def attribute_channels(
     clarity = np.abs(means) / (exemplars.std(axis=0) + 1e-12)
     best = np.argsort(-clarity, kind="stable")[:count]
     return [(*places[k], float(means[k])) for k in best]
-
-
-def move_channel(generator: Generator, w_plus, layer: int, channel: int, offset):
-    """The style vectors of codes with one channel moved, for the synthesis network.
-
-    Args:
-      generator: whose styles.
-      w_plus: codes [B, L, D].
-      layer, channel: place in the list of style vectors and in its vector.
-      offset: scalar, in the channel's own units.
-
-    Returns:
-      A list of [B, C_in].
-    """
-    styles = generator.synthesis.styles(jnp.asarray(w_plus))
-    styles[layer] = styles[layer].at[:, channel].add(offset)
-    return styles

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -164,6 +165,18 @@ class ToRGB(nnx.Module):
         return rgb if self.clamp is None else jnp.clip(rgb, -self.clamp, self.clamp)
 
 
+class StyleCodes(NamedTuple):
+    """Codes of StyleSpace (Wu et al. 2021, arXiv 2011.12799): style vectors that no w_plus has.
+
+    Attributes:
+      w_plus: [B, L, w_dim], which the toRGB layers read.
+      styles: style vectors of all convolutions, [B, C_in] each, as `SynthesisNetwork.styles`.
+    """
+
+    w_plus: jax.Array
+    styles: tuple[jax.Array, ...]
+
+
 class SynthesisNetwork(nnx.Module):
     """w_plus [B, L, w_dim] -> images [B, R, R, 3] float32, nominally in [-1, 1]."""
 
@@ -192,12 +205,11 @@ class SynthesisNetwork(nnx.Module):
         """
         return [conv.modulation(w_plus[:, i]) for i, conv in enumerate(self.convs)]
 
-    def __call__(self, w_plus, *, styles=None, noise="constant", keys=None, remat=False):
+    def __call__(self, codes, *, noise="constant", keys=None, remat=False):
         """Synthesises images.
 
         Args:
-          w_plus: [B, L, w_dim] float32.
-          styles: style vectors as `styles` gives them; None for those of w_plus.
+          codes: w_plus [B, L, w_dim] float32, or `StyleCodes`.
           noise: "constant" (the stored noise images), "random" (from `keys`), "none", or a list
             of one array [B, r, r] for each layer.
           keys: [B] typed PRNG keys, one per example, for random noise.
@@ -207,7 +219,8 @@ class SynthesisNetwork(nnx.Module):
         Returns:
           [B, R, R, 3] float32; of a generator of grey images three equal channels.
         """
-        styles = self.styles(w_plus) if styles is None else styles
+        own = isinstance(codes, StyleCodes)
+        w_plus, styles = codes if own else (codes, self.styles(codes))
         noises = _layer_noises(self.convs, noise, keys)
 
         def run(module, *args, in_blocks=False):

@@ -10,7 +10,7 @@ from flax import nnx
 from e4e_jax.data.batches import in_batches
 from e4e_jax.data.images import to_float, to_uint8
 from e4e_jax.data.sheets import sheet
-from e4e_jax.editing.directions import apply_direction
+from e4e_jax.editing.edits import apply_direction
 from e4e_jax.inversion.invert import encode, synthesize_like
 from e4e_jax.metrics.regression import r2_score
 from e4e_jax.models.encoder import Encoder

@@ -1,8 +1,7 @@
-import jax
 import numpy as np
 import pytest
 
-from e4e_jax.editing.directions import apply_direction, regress_directions
+from e4e_jax.editing.directions import regress_directions
 
 
 def correlated_codes(seed=0, count=400, size=12, rank=12):
@@ -70,28 +69,3 @@ def test_impossible_directions_are_named():
         regress_directions(codes, scores[1:])
     with pytest.raises(ValueError, match="scores: expected finite"):
         regress_directions(codes, np.where(scores > 1, np.nan, scores))
-
-
-@pytest.mark.parametrize("strength", [1.5, [1.0, -2.0, 0.0, 0.5]])
-@pytest.mark.parametrize("per_layer", [False, True])
-def test_apply_direction(strength, per_layer):
-    rng = np.random.default_rng(4)
-    w_plus = rng.normal(size=(4, 5, 8)).astype(np.float32)
-    direction = rng.normal(size=(5, 8) if per_layer else 8)
-    edited = jax.jit(apply_direction)(w_plus, direction, np.asarray(strength))
-    assert edited.dtype == np.float32
-    for image in range(4):
-        for layer in range(5):
-            step = direction[layer] if per_layer else direction
-            expected = w_plus[image, layer] + np.broadcast_to(strength, 4)[image] * step
-            np.testing.assert_allclose(edited[image, layer], expected, rtol=1e-5, atol=1e-5)
-
-
-def test_apply_direction_names_the_wrong_shape():
-    w_plus = np.zeros((2, 4, 8), np.float32)
-    with pytest.raises(ValueError, match=r"direction: expected \(8,\) or \(4, 8\), found \(3, 8\)"):
-        apply_direction(w_plus, np.zeros((3, 8)), 1.0)
-    with pytest.raises(ValueError, match=r"strength: expected a scalar or \(2,\), found \(3,\)"):
-        apply_direction(w_plus, np.zeros(8), np.ones(3))
-    with pytest.raises(ValueError, match="w_plus"):
-        apply_direction(w_plus[0], np.zeros(8), 1.0)
