@@ -224,10 +224,10 @@ def _edits(config, model):
 
 def _model_passes(config, requests, model, model_key):
     """The networks of an inverter or a generator, and the ways through its images."""
+    from e4e_jax.data.registry import build_source
     from e4e_jax.data.same_on_hosts import check_same_on_hosts
     from e4e_jax.data.sources import ImageFolder
     from e4e_jax.metrics import passes
-    from e4e_jax.training.run import build_source
 
     if _IMAGES.value:
         source = ImageFolder(os.path.expanduser(_IMAGES.value))

@@ -22,7 +22,8 @@ def get_base_config() -> ml_collections.ConfigDict:
     config.validation_batch_size = 8
 
     config.data = data = ml_collections.ConfigDict()
-    data.source = "folder"  # "folder", "tfds" or "toy"
+    data.source = "folder"  # "folder", "tfds", "toy", or package.module:object of one's own
+    data.options = ml_collections.ConfigDict()  # of one's own: what it is told
     data.image_size = (256, 256)  # height, width
     data.flip = True
     data.workers = 4  # processes that decode images; 0 for threads of this process
@@ -36,7 +37,11 @@ def get_base_config() -> ml_collections.ConfigDict:
 
 
 def optimizer(name: str, learning_rate: float, **fields) -> ml_collections.ConfigDict:
-    """An optimiser section; `schedule` is any name that e4e_jax/training/schedules.py knows."""
+    """An optimiser section: "ranger", any of optax by its own name, or package.module:object.
+
+    `options` are the arguments of the optimiser beside its learning rate; `schedule` and
+    `schedule_options` see e4e_jax/training/schedules.py.
+    """
     section = ml_collections.ConfigDict()
     section.name = name
     section.learning_rate = learning_rate
@@ -50,7 +55,7 @@ def optimizer(name: str, learning_rate: float, **fields) -> ml_collections.Confi
         "decay_rate": config_dict.placeholder(float),
         "decay_steps": config_dict.placeholder(int),
     })  # fmt: skip
-    section.b1, section.b2 = 0.9, 0.999  # Adam only
+    section.options = ml_collections.ConfigDict()
     section.update(fields)
     return section
 
@@ -123,8 +128,8 @@ def get_generator_config() -> ml_collections.ConfigDict:
     objective.augment = ()  # ("color", "translation", "cutout") for a few thousand images or less
     objective.ema_halflife_images = 10_000.0
 
-    config.optimizer = optimizer("adam", 2e-3, b1=0.0, b2=0.99)
-    config.discriminator_optimizer = optimizer("adam", 2e-3, b1=0.0, b2=0.99)
+    config.optimizer = optimizer("adam", 2e-3, options={"b1": 0.0, "b2": 0.99})
+    config.discriminator_optimizer = optimizer("adam", 2e-3, options={"b1": 0.0, "b2": 0.99})
 
     # A bundle (toy/features, or LPIPS): the discriminator looks at its features too; "" for none.
     config.discriminator_features = ""

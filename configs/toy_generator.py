@@ -39,7 +39,7 @@ def get_config():
     objective.random_noise = False  # the faces have no detail that is left to chance
     objective.ema_halflife_images = 5_000.0
 
-    config.optimizer.b1, config.optimizer.learning_rate = 0.9, 1e-2
+    config.optimizer.options.b1, config.optimizer.learning_rate = 0.9, 1e-2
     config.discriminator_optimizer.learning_rate = 3e-3
     for section in (config.optimizer, config.discriminator_optimizer):
         section.schedule = "linear"

@@ -30,7 +30,7 @@ from e4e_jax.inversion.folder import load_latents
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
 from e4e_jax.runtime.files import read_arrays, read_json
 from e4e_jax.runtime.tables import read_table
-from e4e_jax.training.config_table import TASKS, check_config, check_run
+from e4e_jax.training.config_table import FIELDS, check_config, check_run
 
 CONFIG = GeneratorConfig(16, z_dim=8, w_dim=8, mapping_layers=1, channel_base=64, channel_max=8)
 
@@ -272,7 +272,7 @@ def test_strings_of_edits(path, text):
         edit.apply(generator(), np.zeros((1, 6, 8), np.float32), written.strengths[0])
 
 
-FIELDS = sorted({field for rows in TASKS.values() for field in rows})
+NAMES = sorted({field for rows in FIELDS.values() for field in rows})
 VALUES = [
     "0", "1", "-1", "64", "1e3", "nan", "inf", "-inf", "1e999", "", "x", "None", "True", "{}", "()",
     "(64,)", "(64, 64)", "(0, 0)", "(8, 8, 16, 16)", "(1, 2, 1)", "[1", "(('smile', 1.0),)",
@@ -287,7 +287,7 @@ CONFIGS = ("toy", "ffhq", "toy_generator", "toy_features", "folder")
         st.sampled_from(CONFIGS),
         st.lists(
             st.tuples(
-                st.sampled_from(FIELDS) | st.text("abz._[]0'", max_size=8),
+                st.sampled_from(NAMES) | st.text("abz._[]0'", max_size=8),
                 st.sampled_from(VALUES) | st.text(max_size=12),
             ),
             min_size=1,

@@ -2,8 +2,7 @@
 
 from e4e_jax.data.images import save_png
 from e4e_jax.data.names import place
-from e4e_jax.toy.faces import ToyFaces
-from e4e_jax.training.run import TOY_HELD_OUT
+from e4e_jax.toy.faces import HELD_OUT, ToyFaces
 
 
 def add_toy(commands):
@@ -17,7 +16,7 @@ def add_toy(commands):
 def _run(flags):
     if flags.count < 1:
         raise ValueError(f"--count is {flags.count}; expected at least 1.")
-    faces = ToyFaces(flags.count, resolution=flags.size, start=TOY_HELD_OUT)
+    faces = ToyFaces(flags.count, resolution=flags.size, start=HELD_OUT)
     for i in range(flags.count):
         save_png(place(flags.out, f"face{i:04d}.png"), faces[i])
     print(f"{flags.count} faces: {flags.out}")

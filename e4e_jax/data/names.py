@@ -6,6 +6,7 @@ of its own (`settle`) before work starts, on file systems that tell a from A and
 """
 
 import collections
+import dataclasses
 import hashlib
 import os
 import pathlib
@@ -17,6 +18,19 @@ _LONGEST_PART, _LONGEST = 255, 1024  # bytes of a file's name, and of a whole pa
 _LONGEST_STEM, _LONGEST_LABEL = 200, 40  # leave room for endings such as .noise.npz
 _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, bytes that are no text, line ends
 _DRIVE = re.compile(r"[A-Za-z]:")
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbered(Sequence):
+    """Names of `count` images that have none, made when one is asked for: "image 0", ..."""
+
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> str:
+        return f"image {range(self.count)[index]}"
 
 
 def check_names(names: Sequence[str], where) -> None:

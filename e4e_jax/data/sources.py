@@ -1,11 +1,4 @@
-"""Where images come from.
-
-A source is anything with `__len__` and `__getitem__(i) -> uint8 [H, W, 3]`; it must be picklable
-to be read by worker processes. An image that cannot be decoded raises `ImageError`. A source
-may name its images (`names`, a sequence as long as the source), may know what they show
-(`factors(indices) -> float32 [N, K]`), and may be quicker with many images at once, all of which it
-can read (`read_many(indices) -> uint8 [N, H, W, 3]`).
-"""
+"""Sources of images that come in files; what a source is says `registry.Source`."""
 
 import collections
 import contextlib
@@ -18,7 +11,7 @@ from pathlib import Path
 
 from e4e_jax.data import outputs
 from e4e_jax.data.images import decode_image, extensions
-from e4e_jax.data.names import readable
+from e4e_jax.data.names import Numbered, readable
 
 _USUAL = (".jpg", ".png", ".webp", ".tiff", ".bmp")  # of some sixty, in messages
 _NAMED = 3  # of the files that are passed over for one reason
@@ -63,6 +56,10 @@ class ImageFolder:
     @property
     def paths(self):
         return [self.path / file for file in self._files]
+
+    @property
+    def description(self) -> str:
+        return f"images of the folder {os.path.basename(os.path.abspath(self.path))}"
 
     @property
     def origins(self) -> dict[str, str]:
@@ -191,6 +188,39 @@ def _kind(path) -> str:
     return kinds.get(stat.S_IFMT(mode), "no files")
 
 
+def folder_source(data, *, held_out: bool) -> ImageFolder:
+    """Of a config's `data` section: the images of `path`, or of `validation_path`."""
+    return ImageFolder(os.path.expanduser(data.validation_path if held_out else data.path))
+
+
+class LoadedImages:
+    """Images that are in memory, of one size.
+
+    Attributes:
+      images: uint8 [N, H, W, 3].
+      names: of the images.
+      factor_names: of the columns of `factors`; empty where these are not known.
+      targets: uint8 [N, H, W, 3], or None.
+    """
+
+    def __init__(self, images, names, *, factors=None, factor_names=(), targets=None):
+        self.images = images
+        self.names = list(names)
+        self.factor_names = tuple(factor_names)
+        self.targets = targets
+        if factors is not None:
+            self.factors = factors.__getitem__
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.images[index]
+
+    def read_many(self, indices):
+        return self.images[indices]
+
+
 class Subset:
     """Some images of a named source, in any order.
 
@@ -274,8 +304,9 @@ class TfdsImages:
     """Images of a TensorFlow Datasets split; made by `tfds_source`."""
 
     def __init__(self, data_source, name):
+        self.names = Numbered(len(data_source))
+        self.description = name
         self._data_source = data_source
-        self._name = name
 
     def __len__(self):
         return len(self._data_source)
@@ -291,7 +322,7 @@ class TfdsImages:
 
     def __getitem__(self, index):
         encoded = self._data_source[index]["image"]
-        return decode_image(encoded, name=f"example {index} of {self._name}")
+        return decode_image(encoded, name=f"{self.names[index]} of {self.description}")
 
 
 def tfds_source(name, split, data_dir=None, download=False):
@@ -341,3 +372,9 @@ def tfds_source(name, split, data_dir=None, download=False):
             'expected "image" to be an 8-bit or 16-bit image'
         )
     return TfdsImages(data_source, title)
+
+
+def tfds_source_of_config(data, *, held_out: bool) -> TfdsImages:
+    """Of a config's `data` section: the data set `name`, its `split` or `validation_split`."""
+    split = data.validation_split if held_out else data.split
+    return tfds_source(data.name, split, data_dir=data.data_dir or None)

@@ -2,8 +2,9 @@
 
 import difflib
 import importlib
+import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
@@ -58,12 +59,15 @@ class Registry(Mapping[str, Any]):
         """
         if name in self._parts or is_import_path(name):
             return
-        near = difflib.get_close_matches(name, self._parts, 1)
         raise ValueError(
-            f"there is no {self.kind} {name!r:.80}"
-            + (f" (is it {near[0]}?)" if near else "")
-            + f"; expected one of {', '.join(self._parts)}, or any package.module:object."
+            f"there is no {self.kind} {name!r:.80}{perhaps(name, self._parts)}; expected "
+            f"{self.expected}."
         )
+
+    @property
+    def expected(self) -> str:
+        """What can be found here, in words."""
+        return f"one of {', '.join(self._parts)}, or any package.module:object"
 
 
 def is_import_path(text: str) -> bool:
@@ -78,3 +82,60 @@ def import_object(path: str) -> Any:
     for name in names.split("."):
         found = getattr(found, name)
     return found
+
+
+def call(what: str, part: Any, *arguments: Any, **named: Any) -> Any:
+    """`part(*arguments, **named)`, a part of others with its options.
+
+    Only the call itself is looked at: what the part raises is its own.
+
+    Args:
+      what: the part in messages, such as "config.optimizer.name adamw".
+
+    Raises:
+      ValueError: it cannot be called, or not with these; in one sentence.
+    """
+    if not callable(part):
+        raise ValueError(f"{what} is {part!r:.80}, which cannot be called.")
+    try:
+        signature = inspect.signature(part)
+    except (TypeError, ValueError):  # not known of some that are written in C
+        return part(*arguments, **named)
+    try:
+        bound = signature.bind_partial(*arguments).arguments
+    except TypeError:
+        raise ValueError(
+            f"{what} takes {_written(signature)}; expected one that takes {len(arguments)} "
+            "arguments by position."
+        ) from None
+    free = {
+        name: p.default is p.empty
+        for name, p in signature.parameters.items()
+        if name not in bound and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    }
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    for name in named:
+        if name not in free and not takes_all:
+            raise ValueError(
+                f"{what} takes no {name!r:.80}{perhaps(name, free)}; it takes "
+                f"{', '.join(free) or 'no options'}."
+            )
+    for name, needed in free.items():
+        if needed and name not in named:
+            raise ValueError(f"{what} needs {name!r}, which is not given.")
+    return part(*arguments, **named)
+
+
+def takes(part: Any, name: str) -> bool:
+    """Whether a part has an argument of that name."""
+    return name in inspect.signature(part).parameters
+
+
+def perhaps(name: str, known: Collection[str]) -> str:
+    """ " (is it NAME?)" where one of the known names is near, else nothing."""
+    near = difflib.get_close_matches(str(name), known, 1)
+    return f" (is it {near[0]}?)" if near else ""
+
+
+def _written(signature):
+    return f"({', '.join(signature.parameters)})"

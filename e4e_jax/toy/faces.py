@@ -7,9 +7,11 @@ and edits and inversions can be scored against the truth.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
+from e4e_jax.data.names import Numbered
 from e4e_jax.toy.portrait import draw
 
 FACTORS: tuple[str, ...] = (
@@ -20,6 +22,8 @@ LOWEST = np.array([-1, -1, 0, 0, 0, 0, 0, 0, 0, 0, 0], np.float32)
 HIGHEST = np.ones(len(FACTORS), np.float32)
 
 GLASSES_PROBABILITY = 0.35
+# Index ranges of the endless set: what is trained on is never validated on.
+HELD_OUT = 1_000_000_000
 IMAGES_AT_ONCE = 32  # the planes of this many images stay in the processor's cache
 
 
@@ -87,6 +91,20 @@ class ToyFaces:
     resolution: int = 64
     start: int = 0
 
+    factor_names: ClassVar[tuple[str, ...]] = FACTORS
+    description: ClassVar[str] = "built-in toy faces"
+
+    @property
+    def names(self) -> Numbered:
+        return Numbered(self.size)
+
+    @staticmethod
+    def latents(factors, z):
+        """Codes of known faces, see `toy.latents.face_latents`."""
+        from e4e_jax.toy.latents import face_latents  # JAX's
+
+        return face_latents(factors, z)
+
     def __len__(self) -> int:
         return self.size
 
@@ -110,3 +128,9 @@ class ToyFaces:
         """Images uint8 [N, resolution, resolution, 3] and factors [N, 11] at `indices`."""
         factors = self.factors(indices)
         return render(factors, self.resolution), factors
+
+
+def toy_source(data, *, held_out: bool) -> ToyFaces:
+    """Of a config's `data` section: `num_images` faces of `seed`, or `num_validation` others."""
+    size = data.num_validation if held_out else data.num_images
+    return ToyFaces(size, seed=data.seed, start=HELD_OUT if held_out else 0)

@@ -2,15 +2,19 @@
 
 The tables below are also the place to read what a config can say; configs/common.py has the
 defaults and what each field is for. They need nothing but Python, so that `train.py` and `eval.py`
-tell a mistake at once.
+tell a mistake at once. A row whose name ends in ".*" is for the options of a part, which have names
+of its own: they are told by the part, once it is found.
 """
 
 import dataclasses
-import difflib
 import math
 import numbers
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
+
+from e4e_jax.data.registry import SOURCES, check_source
+from e4e_jax.runtime.registry import Registry, is_import_path, perhaps
+from e4e_jax.training.registry import OPTIMIZERS, SCHEDULES, TASKS
 
 _MOST = 10**9  # of steps and images
 
@@ -23,11 +27,13 @@ class Field:
       expected: the words for it, such as "a whole number from 1".
       fits: whether a value is so.
       needed: whether the field must be there, and not None.
+      names: of which a misspelt value may be meant to be one.
     """
 
     expected: str
     fits: Callable[[Any], bool]
     needed: bool = True
+    names: Collection[str] = ()
 
 
 def whole(low: int, high: int) -> Field:
@@ -73,6 +79,30 @@ def one_of(*names: str) -> Field:
     )
 
 
+def part_of(registry: Registry) -> Field:
+    """A name in a table of parts, or an import path; none is imported."""
+    return Field(
+        registry.expected,
+        lambda value: isinstance(value, str) and (value in registry or is_import_path(value)),
+        names=registry,
+    )
+
+
+def plain() -> Field:
+    """What an option of a part of others may be: numbers, strings, flags, None, or several."""
+
+    def fits(value):
+        if isinstance(value, tuple | list):
+            return len(value) <= 10_000 and all(map(fits, value))
+        if isinstance(value, dict):
+            return fits([*value.keys(), *value.values()])
+        if isinstance(value, numbers.Real):
+            return math.isfinite(value)
+        return value is None or (isinstance(value, str) and len(value) <= 4096)
+
+    return Field("a finite number, a string, True, False, None, or a tuple of such", fits)
+
+
 def several(item: Field, count: int | None = None, *, most: int = 100) -> Field:
     """A tuple or list, of `count` items or of any number up to `most`."""
 
@@ -107,7 +137,7 @@ _FRACTION = number(0, 1)
 
 _COMMON = {
     "name": text(longest=200),
-    "task": one_of("encoder", "generator", "features"),
+    "task": part_of(TASKS),
     "seed": whole(0, 2**32 - 1),
     "dtype": one_of("float32", "bfloat16"),
     "batch_size": whole(1, 2**20),
@@ -119,7 +149,8 @@ _COMMON = {
     "keep_checkpoints": whole(1, 10_000),
     "validation_batch_size": whole(1, 2**20),
 } | _section("data", {
-    "source": one_of("folder", "tfds", "toy"),
+    "source": part_of(SOURCES),
+    "options.*": plain(),
     "image_size": several(whole(8, 1024), 2),
     "flip": flag(),
     "workers": whole(0, 512),
@@ -136,13 +167,11 @@ _COMMON = {
 })  # fmt: skip
 
 _OPTIMIZER = {
-    "name": one_of("ranger", "adam"),
+    "name": part_of(OPTIMIZERS),
     "learning_rate": number(0, 1e30),
-    "schedule": one_of(
-        "constant", "linear", "cosine", "warmup_constant", "warmup_cosine", "step", "exponential"
-    ),
-    "b1": number(0, 1, below=True),
-    "b2": number(0, 1, below=True),
+    "options.*": plain(),
+    "schedule": part_of(SCHEDULES),
+    "schedule_options.*": plain(),
 } | _section("schedule_options", {
     "begin": optional(whole(0, _MOST)),
     "warmup_steps": optional(whole(0, _MOST)),
@@ -218,7 +247,7 @@ _FEATURES = _section("features", _BACKBONE | {
     "embedding_dim": whole(1, 65_536),
 }) | _section("optimizer", _OPTIMIZER)  # fmt: skip
 
-TASKS = {
+FIELDS = {
     "encoder": _COMMON | _ENCODER,
     "generator": _COMMON | _GENERATOR,
     "features": _COMMON | _FEATURES,
@@ -237,23 +266,37 @@ def check_config(config) -> None:
     values = dict(_leaves(config))
     task = values.get("task")
     if not _COMMON["task"].fits(task):
-        raise ValueError(_complaint("task", task, _COMMON["task"].expected))
-    rows = TASKS[task]
+        raise ValueError(_complaint("task", task, _COMMON["task"]))
+    rows = FIELDS.get(task) or _fields_of_own_task(config)
     sections = {name.rpartition(".")[0] for name in rows} - {""}
     for name, value in values.items():
         if name in sections:
-            raise ValueError(_complaint(name, value, "a section with fields of its own"))
-        if name not in rows:
-            near = difflib.get_close_matches(name, rows, 1)
+            raise ValueError(f"config.{name} is {_shown(value)}; expected a section of fields.")
+        if (row := rows.get(name) or _open_row(name, rows)) is None:
             raise ValueError(
-                f"config.{name:.200} is no field that {task} runs have"
-                + (f"; is it {near[0]}?" if near else ".")
+                f"config.{name:.200} is no field that {task} runs have{perhaps(name, rows)}."
             )
+        if not row.fits(value):
+            raise ValueError(_complaint(name, value, row))
     for name, row in rows.items():
-        if row.needed and name not in values:
+        if row.needed and name not in values and not name.endswith("*"):
             raise ValueError(f"config.{name} is missing; expected {row.expected}.")
-        if name in values and not row.fits(values[name]):
-            raise ValueError(_complaint(name, values[name], row.expected))
+
+
+def _fields_of_own_task(config) -> dict[str, Field]:
+    """Those of every run, the optimisers that there are, and whatever other sections hold."""
+    known = {name.partition(".")[0] for name in _COMMON}
+    optimizers = {"optimizer", "discriminator_optimizer"} & {*config}
+    rows = _COMMON | {f"{name}.*": plain() for name in {*config} - known - optimizers}
+    return rows | {n: row for n, row in _OPTIMIZERS.items() if n.partition(".")[0] in optimizers}
+
+
+def _open_row(name, rows) -> Field | None:
+    """The row SECTION.* of the innermost section that has one."""
+    while name := name.rpartition(".")[0]:
+        if f"{name}.*" in rows:
+            return rows[f"{name}.*"]
+    return None
 
 
 def check_run(config) -> None:
@@ -268,6 +311,8 @@ def check_run(config) -> None:
     for section in ("optimizer", "discriminator_optimizer"):
         if section in config:
             _check_schedule(section, config[section])
+    if config.task not in FIELDS:  # one of others, which looks at its fields itself
+        return
     height, width = config.data.image_size
     size = f"config.data.image_size is {height}x{width} (height x width); expected "
     if config.task == "encoder":
@@ -284,41 +329,11 @@ def check_run(config) -> None:
             raise ValueError(f"{size}a side that is a power of two.")
         _check_generator(config, width)
     reads_factors = config.task == "features" or any(config.supervision.values())
-    if reads_factors and config.data.source != "toy":
-        which = (
-            "config.task is 'features'" if config.task == "features" else "config.supervision is on"
-        )
-        raise ValueError(
-            f"{which} and config.data.source is {config.data.source!r}; expected 'toy', the only "
-            "source whose factors are known: it knows what its images show."
-        )
     if reads_factors and config.data.flip:
         raise ValueError(
             "config.data.flip is True and the factors of the images are learned from; expected "
             "False, because factors describe images that are not mirrored."
         )
-
-
-def check_source(data, *, held_out: bool) -> None:
-    """Whether a config's `data` section names the fields of its source.
-
-    Raises:
-      ValueError: one of them is empty; in one sentence.
-    """
-    if data.source == "folder":
-        field = "validation_path" if held_out else "path"
-        if not data[field]:
-            raise ValueError(
-                f"config.data.{field} is empty; expected a folder of images "
-                f"(--config.data.{field}=FOLDER)."
-            )
-    if data.source == "tfds":
-        for field in ("name", "validation_split" if held_out else "split"):
-            if not data[field]:
-                raise ValueError(
-                    f"config.data.{field} is empty; expected that of a data set of TFDS "
-                    f"(--config.data.{field}=...)."
-                )
 
 
 def check_devices(config, devices: int) -> None:
@@ -395,6 +410,10 @@ def _leaves(section, prefix="") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
-def _complaint(name, value, expected) -> str:
-    shown = " ".join(f"{value!r:.80}".split())
-    return f"config.{name} is {shown}; expected {expected}."
+def _complaint(name, value, row) -> str:
+    meant = perhaps(value, row.names) if isinstance(value, str) else ""
+    return f"config.{name} is {_shown(value)}{meant}; expected {row.expected}."
+
+
+def _shown(value) -> str:
+    return " ".join(f"{value!r:.80}".split())

@@ -17,7 +17,6 @@ from e4e_jax.models.irse import IRSEConfig
 from e4e_jax.models.latent_discriminator import LatentDiscriminator
 from e4e_jax.models.stylegan2 import class_generator
 from e4e_jax.runtime import parallel
-from e4e_jax.toy.faces import FACTORS
 from e4e_jax.training.encoder_evaluation import Edit, EncoderEvaluation
 from e4e_jax.training.encoder_step import (
     STATE_SPECS,
@@ -84,13 +83,14 @@ def build_encoder_run(config, mesh) -> Run:
     untrained = jax.tree.map(np.asarray, _weights(state))
 
     directions = _directions(config, networks.generator)
-    images, factors = held_out_images(config)
+    held_out = held_out_images(config)
+    factor_names = held_out.factor_names
     evaluation = EncoderEvaluation(
         encoder,
         networks,
-        images,
-        factors=factors,
-        factor_names=FACTORS,
+        held_out.images,
+        factors=held_out.factors(slice(None)) if factor_names else None,
+        factor_names=factor_names,
         mean_image=lambda: mean_training_image(config),
         edits=[Edit(name, directions[name], strength) for name, strength in config.edits.shown],
         batch_size=config.validation_batch_size,
@@ -130,10 +130,10 @@ def build_encoder_run(config, mesh) -> Run:
         sheet = os.path.join(workdir, "inversions.png")
         save_png(sheet, picture(state, _FINAL_ROWS))
         print("\n" + evaluation.table(metrics, _on_one_device(untrained, mesh)))
-        if factors is not None:
+        if factor_names:
             effects = evaluation.edit_effects(codes[:_EDITED], directions)
             print("\n" + format_table(
-                "change of each factor by an edit of +1", list(FACTORS),
+                "change of each factor by an edit of +1", list(factor_names),
                 dict(zip(directions, effects, strict=True)),
             ))  # fmt: skip
         return {"picture (input | inversion | edits)": sheet, "bundle": path}

@@ -19,6 +19,7 @@ from e4e_jax.training.features_step import make_features_step
 from e4e_jax.training.run import (
     Run,
     build_optimizer,
+    check_factors,
     float_images,
     held_out_images,
     on_this_host,
@@ -29,7 +30,9 @@ from e4e_jax.training.tables import format_table
 
 def build_features_run(config, mesh) -> Run:
     """Builds the run that `config` describes (see configs/toy_features.py)."""
-    images, factors = held_out_images(config)
+    held_out = held_out_images(config)
+    check_factors(held_out, config)
+    images, factors = held_out.images, held_out.factors(slice(None))
     network = ToyFeatures(
         ToyFeaturesConfig(
             num_factors=len(FACTORS),

@@ -148,7 +148,7 @@ class _GeneratorEvaluation:
         self._graph, _, self._constants = nnx.split(generator, nnx.Param, ...)
         self._config = config
         self._untrained = generator
-        self._images, _ = held_out_images(config)
+        self._images = held_out_images(config).images
         self._features = bundle.load_network(config.features) if config.features else None
         if self._features is not None and len(self._images) < 2:
             raise ValueError(

@@ -11,24 +11,18 @@ from e4e_jax.data.same_on_hosts import check_same_entries
 from e4e_jax.runtime import parallel, tuning
 from e4e_jax.runtime.hosts import check_shared
 from e4e_jax.runtime.progress import ProgressBar
+from e4e_jax.runtime.registry import call
 from e4e_jax.runtime.stop_signal import StopSignal
 from e4e_jax.training import logs
 from e4e_jax.training.checkpoints import Checkpoints
 from e4e_jax.training.config_table import check_devices, check_run
-from e4e_jax.training.encoder_run import build_encoder_run
-from e4e_jax.training.features_run import build_features_run
 from e4e_jax.training.finite import NonFiniteLoss, check_finite
-from e4e_jax.training.generator_run import build_generator_run
+from e4e_jax.training.registry import TASKS
 from e4e_jax.training.run import Run, build_optimizer
 from e4e_jax.training.state_arrays import first_not_finite
 
 _nothing = contextlib.nullcontext()
 _OF_ONE_HOST = {f"config.data.{n}" for n in ("path", "validation_path", "data_dir", "workers")}
-_RUNS = {
-    "encoder": build_encoder_run,
-    "generator": build_generator_run,
-    "features": build_features_run,
-}
 
 
 def train(config, workdir: str) -> None:
@@ -54,7 +48,12 @@ def train(config, workdir: str) -> None:
         check_shared(workdir, "work directory")
     mesh = parallel.make_mesh()
     check_devices(config, mesh.size)
-    run_loop(_RUNS[config.task](config, mesh), config, mesh, workdir)
+    run = call(f"the task {config.task}", TASKS.find(config.task), config, mesh)
+    if not isinstance(run, Run):
+        raise ValueError(
+            f"the task {config.task} gives {type(run).__name__}; expected e4e_jax.training.run.Run."
+        )
+    run_loop(run, config, mesh, workdir)
 
 
 def _settings(section, prefix="config.") -> dict[str, str]:

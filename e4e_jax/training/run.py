@@ -5,7 +5,6 @@ loop knows nothing else about them.
 """
 
 import dataclasses
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,16 +16,13 @@ from flax import nnx
 
 from e4e_jax.data.images import ImageError, resize_image, to_float
 from e4e_jax.data.pipeline import Pipeline, make_pipeline
+from e4e_jax.data.registry import Source, build_source
 from e4e_jax.data.same_on_hosts import check_same_on_hosts
-from e4e_jax.data.sources import ImageFolder, tfds_source
+from e4e_jax.data.sources import LoadedImages
 from e4e_jax.runtime import tuning
-from e4e_jax.toy.faces import ToyFaces
-from e4e_jax.training.config_table import check_source
-from e4e_jax.training.ranger import ranger
+from e4e_jax.runtime.registry import call, takes
+from e4e_jax.training.registry import OPTIMIZERS
 from e4e_jax.training.schedules import make_schedule
-
-# Index ranges of the endless toy set: what is trained on is never validated on.
-TOY_HELD_OUT = 1_000_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,29 +54,6 @@ class Run:
     warm_up: Callable[[], None] | None = None
 
 
-def build_source(data, *, held_out: bool):
-    """The images that a config's `data` section names, for training or held out.
-
-    Args:
-      data: section with `source` ("toy", "folder" or "tfds") and that source's fields.
-      held_out: the validation images instead of the training images.
-
-    Raises:
-      ValueError: unknown source, or a field that it needs is empty.
-    """
-    check_source(data, held_out=held_out)
-    if data.source == "toy":
-        size = data.num_validation if held_out else data.num_images
-        return ToyFaces(size, seed=data.seed, start=TOY_HELD_OUT if held_out else 0)
-    if data.source == "folder":
-        path = data.validation_path if held_out else data.path
-        return ImageFolder(os.path.expanduser(path))
-    if data.source == "tfds":
-        split = data.validation_split if held_out else data.split
-        return tfds_source(data.name, split, data_dir=data.data_dir or None)
-    raise ValueError(f"config.data.source is {data.source!r}; expected 'toy', 'folder' or 'tfds'.")
-
-
 def first_weights(make: Callable[[], nnx.Module], given: Callable[[tuple], bool]) -> nnx.Module:
     """A new network whose weights are drawn by one program, where each would be one of its own.
 
@@ -101,19 +74,21 @@ def first_weights(make: Callable[[], nnx.Module], given: Callable[[tuple], bool]
 def describe_images(config) -> dict[str, Any]:
     """What a run trains on, as its bundle notes it: {"images": in words, "size", "count"}."""
     data = config.data
-    images = {
-        "toy": "built-in toy faces",
-        "folder": f"images of the folder {os.path.basename(os.path.abspath(data.path))}",
-        "tfds": f"{data.name}, split {data.split}",
-    }
-    count = len(build_source(data, held_out=False))
-    return {"images": images[data.source], "size": list(data.image_size), "count": count}
+    source = build_source(data, held_out=False)
+    images = getattr(source, "description", f"images of {data.source}")
+    return {"images": images, "size": list(data.image_size), "count": len(source)}
 
 
 def training_batches(config, *, with_factors=False) -> Pipeline:
-    """Endless shuffled batches of this host."""
+    """Endless shuffled batches of this host.
+
+    Raises:
+      ValueError: factors are asked for, and the source does not know them.
+    """
     data = config.data
     source = build_source(data, held_out=False)
+    if with_factors:
+        check_factors(source, config)
     check_same_on_hosts(source, "training images")
     return make_pipeline(
         source,
@@ -129,8 +104,18 @@ def training_batches(config, *, with_factors=False) -> Pipeline:
     )
 
 
-def held_out_images(config) -> tuple[np.ndarray, np.ndarray | None]:
-    """The first `num_validation` held-out images, uint8 [N, H, W, 3], and their factors if known.
+def check_factors(source: Source, config) -> None:
+    """Raises ValueError where a run learns factors, and its source does not know any."""
+    if not hasattr(source, "factors"):
+        raise ValueError(
+            f"config.task is {config.task!r} and learns from what the images show, which "
+            f"config.data.source {config.data.source!r} does not know; expected a source with "
+            "factors and factor_names, such as 'toy'."
+        )
+
+
+def held_out_images(config) -> LoadedImages:
+    """The first `num_validation` held-out images, of the config's size.
 
     They are few and read once; every host holds all of them.
 
@@ -155,17 +140,16 @@ def held_out_images(config) -> tuple[np.ndarray, np.ndarray | None]:
         max_bad_images=data.max_bad_images,
         with_factors=with_factors,
     )
-    images, factors, found = [], [], 0
+    kept, names, first = [], [], 0
     for batch in batches:
-        mask = batch["mask"]
-        images.append(batch["image"][mask])
-        if with_factors:
-            factors.append(batch["factors"][mask])
-        found += int(mask.sum())
-        if found >= data.num_validation:
+        mask = batch.pop("mask")
+        kept.append({name: rows[mask] for name, rows in batch.items()})
+        names += [source.names[first + row] for row in np.flatnonzero(mask)]
+        first += len(mask)
+        if len(names) >= data.num_validation:
             break
     batches.close()
-    if not found:
+    if not names:
         bad = list(batches.bad_images.values())
         raise ValueError(
             "there is no held-out image that can be used"
@@ -173,8 +157,14 @@ def held_out_images(config) -> tuple[np.ndarray, np.ndarray | None]:
             + (f", and {len(bad) - 1} others" if len(bad) > 1 else "")
             + "; expected at least 1, to validate on."
         )
-    images = np.concatenate(images)[: data.num_validation]
-    return images, np.concatenate(factors)[: len(images)] if with_factors else None
+    count = data.num_validation
+    arrays = {name: np.concatenate([batch[name] for batch in kept])[:count] for name in kept[0]}
+    return LoadedImages(
+        arrays["image"],
+        names[:count],
+        factors=arrays.get("factors"),
+        factor_names=source.factor_names if with_factors else (),
+    )
 
 
 def mean_training_image(config, count: int = 2048) -> np.ndarray:
@@ -205,18 +195,33 @@ def _readable(source, count):
 def build_optimizer(
     section, total_steps: int, *, stacked_axes=None
 ) -> optax.GradientTransformation:
-    """The optimiser that a config section describes: name, learning_rate, schedule, and options.
+    """The optimiser that a config section describes.
+
+    Args:
+      section: `name` of `OPTIMIZERS` or an import path, and its own arguments `options`;
+        `learning_rate`, `schedule` and `schedule_options` as `make_schedule` takes them.
+      total_steps: length of the training.
+      stacked_axes: for an optimiser that asks, see `ranger`.
 
     Raises:
-      ValueError: unknown name.
+      ValueError: unknown names or options, or they make no optimiser; in one sentence.
     """
-    options = {key: v for key, v in section.schedule_options.items() if v is not None}
-    schedule = make_schedule(section.schedule, section.learning_rate, total_steps, **options)
-    if section.name == "ranger":
-        return ranger(schedule, stacked_axes=stacked_axes)
-    if section.name == "adam":
-        return optax.adam(schedule, b1=section.b1, b2=section.b2)
-    raise ValueError(f"optimizer name is {section.name!r}; expected 'ranger' or 'adam'.")
+    given = {key: v for key, v in section.schedule_options.items() if v is not None}
+    schedule = make_schedule(section.schedule, section.learning_rate, total_steps, **given)
+    make = OPTIMIZERS.find(section.name)
+    options = dict(section.get("options", {}))
+    if stacked_axes and takes(make, "stacked_axes"):
+        options["stacked_axes"] = stacked_axes
+    what = f"the optimiser {section.name}"
+    try:
+        optimizer = call(what, make, schedule, **options)
+    except TypeError as error:  # optax's, of an option of another type
+        raise ValueError(f"{what} does not take {options}: {error}") from error
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise ValueError(
+            f"{what} gives {type(optimizer).__name__}; expected an optax.GradientTransformation."
+        )
+    return optimizer
 
 
 def float_images(step: Callable) -> Callable:

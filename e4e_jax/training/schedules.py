@@ -1,15 +1,20 @@
-"""Learning-rate schedules by name, from optax."""
+"""Learning-rate schedules."""
 
 import inspect
 
 import optax
 
+from e4e_jax.runtime.registry import call
+from e4e_jax.training.registry import SCHEDULES, SCHEDULES_OF_OPTAX
 
-def _constant(learning_rate, total_steps):
+_HIGHEST = ("peak_value", "init_value", "value")  # what optax calls the learning rate
+
+
+def constant(learning_rate, total_steps):
     return optax.constant_schedule(learning_rate)
 
 
-def _linear(learning_rate, total_steps, *, final_fraction=0.0, begin=0):
+def linear(learning_rate, total_steps, *, final_fraction=0.0, begin=0):
     if begin >= total_steps:  # a trial of a few steps
         return optax.constant_schedule(learning_rate)
     return optax.linear_schedule(
@@ -17,17 +22,17 @@ def _linear(learning_rate, total_steps, *, final_fraction=0.0, begin=0):
     )
 
 
-def _cosine(learning_rate, total_steps, *, final_fraction=0.0):
+def cosine(learning_rate, total_steps, *, final_fraction=0.0):
     return optax.cosine_decay_schedule(learning_rate, total_steps, alpha=final_fraction)
 
 
-def _warmup_constant(learning_rate, total_steps, *, warmup_steps):
+def warmup_constant(learning_rate, total_steps, *, warmup_steps):
     if warmup_steps == 0:  # optax would stay at the schedule's first value, 0
         return optax.constant_schedule(learning_rate)
     return optax.warmup_constant_schedule(0.0, learning_rate, warmup_steps)
 
 
-def _warmup_cosine(learning_rate, total_steps, *, warmup_steps, final_fraction=0.0):
+def warmup_cosine(learning_rate, total_steps, *, warmup_steps, final_fraction=0.0):
     if warmup_steps >= total_steps:
         raise ValueError(
             f"warmup_steps is {warmup_steps} of {total_steps} steps in all; expected fewer."
@@ -37,23 +42,12 @@ def _warmup_cosine(learning_rate, total_steps, *, warmup_steps, final_fraction=0
     )
 
 
-def _step(learning_rate, total_steps, *, boundaries, factor=0.1):
+def step(learning_rate, total_steps, *, boundaries, factor=0.1):
     return optax.piecewise_constant_schedule(learning_rate, dict.fromkeys(boundaries, factor))
 
 
-def _exponential(learning_rate, total_steps, *, decay_rate, decay_steps):
+def exponential(learning_rate, total_steps, *, decay_rate, decay_steps):
     return optax.exponential_decay(learning_rate, decay_steps, decay_rate)
-
-
-_SCHEDULES = {
-    "constant": _constant,
-    "linear": _linear,
-    "cosine": _cosine,
-    "warmup_constant": _warmup_constant,
-    "warmup_cosine": _warmup_cosine,
-    "step": _step,
-    "exponential": _exponential,
-}
 
 
 def make_schedule(name: str, learning_rate: float, total_steps: int, **options) -> optax.Schedule:
@@ -67,7 +61,11 @@ def make_schedule(name: str, learning_rate: float, total_steps: int, **options) 
         "warmup_constant": straight up from 0 over `warmup_steps`, then constant;
         "warmup_cosine": the same rise, then the cosine to `final_fraction` (0);
         "step": multiplied by `factor` (0.1) at every step in `boundaries`;
-        "exponential": multiplied by `decay_rate` over every `decay_steps`, smoothly.
+        "exponential": multiplied by `decay_rate` over every `decay_steps`, smoothly;
+        or optax's own name, such as "cosine_decay_schedule", with optax's arguments, among which
+        the learning rate is `peak_value`, or else `init_value` or `value` (what
+        "sgdr_schedule" gives, which has none of them, is multiplied by it);
+        or an import path of (learning_rate, total_steps, **options) -> schedule.
       learning_rate: the highest value.
       total_steps: length of the training, where "linear" and the cosines end.
       **options: the named schedule's own options, as above.
@@ -75,21 +73,30 @@ def make_schedule(name: str, learning_rate: float, total_steps: int, **options) 
     Raises:
       ValueError: an unknown name, an unknown option, or a missing one.
     """
-    if name not in _SCHEDULES:
-        known = ", ".join(_SCHEDULES)
-        raise ValueError(f"Unknown learning-rate schedule {name!r}; known are {known}.")
-    build = _SCHEDULES[name]
-    known = {
-        key: p.default is p.empty
-        for key, p in inspect.signature(build).parameters.items()
-        if p.kind is p.KEYWORD_ONLY
-    }
-    for key in options.keys() - known.keys():
-        takes = ", ".join(known) or "no options"
+    build = SCHEDULES.find(name)
+    what = f"the learning-rate schedule {name}"
+    try:
+        if name in SCHEDULES_OF_OPTAX:
+            schedule = _of_optax(what, build, learning_rate, options)
+        else:
+            schedule = call(what, build, learning_rate, total_steps, **options)
+    except TypeError as error:  # optax's, of an option of another type
+        raise ValueError(f"{what} does not take {options}: {error}") from error
+    if not callable(schedule):
         raise ValueError(
-            f"Learning-rate schedule {name!r} has no option {key!r}; it takes {takes}."
+            f"{what} gives {type(schedule).__name__}; expected a function of the step."
         )
-    for key, required in known.items():
-        if required and key not in options:
-            raise ValueError(f"Learning-rate schedule {name!r} needs the option {key!r}.")
-    return build(learning_rate, total_steps, **options)
+    return schedule
+
+
+def _of_optax(what, build, learning_rate, options):
+    parameters = inspect.signature(build).parameters
+    highest = next((name for name in _HIGHEST if name in parameters), None)
+    if highest is None:
+        relative = call(what, build, **options)
+        return lambda step: learning_rate * relative(step)
+    if highest in options:
+        raise ValueError(
+            f"{what} is given {highest}, which is the learning rate; expected it there alone."
+        )
+    return call(what, build, **{highest: learning_rate}, **options)

@@ -2,13 +2,12 @@ import numpy as np
 
 from e4e_jax.__main__ import main
 from e4e_jax.data.images import decode_image
-from e4e_jax.toy.faces import ToyFaces
-from e4e_jax.training.run import TOY_HELD_OUT
+from e4e_jax.toy.faces import HELD_OUT, ToyFaces
 
 
 def test_faces_are_those_that_no_training_sees(tmp_path, capsys):
     assert main(["toy", str(tmp_path / "faces"), "--count=3", "--size=32"]) == 0
-    expected = ToyFaces(3, resolution=32, start=TOY_HELD_OUT)
+    expected = ToyFaces(3, resolution=32, start=HELD_OUT)
     for i in range(3):
         image = decode_image(tmp_path / "faces" / f"face{i:04d}.png")
         np.testing.assert_array_equal(image, expected[i])

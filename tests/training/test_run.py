@@ -9,32 +9,40 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from configs import common, folder, toy, toy_generator
+from configs import common, folder, toy, toy_features, toy_generator
+from e4e_jax.data.registry import build_source
 from e4e_jax.models.encoder import Encoder, EncoderConfig
 from e4e_jax.models.irse import IRSEConfig
+from e4e_jax.toy.faces import FACTORS
 from e4e_jax.training import generator_run, run
 
 
 def test_toy_images_are_held_out_with_their_factors():
     config = toy.get_config()
     config.data.num_validation = 70
-    images, factors = run.held_out_images(config)
+    held_out = run.held_out_images(config)
+    images = held_out.images
     assert images.shape == (70, 64, 64, 3) and images.dtype == np.uint8
-    assert factors.shape == (70, 11)
-    trained_on = run.build_source(config.data, held_out=False)
+    assert held_out.factors([3, 69]).shape == (2, 11) and held_out.factor_names == FACTORS
+    trained_on = build_source(config.data, held_out=False)
     assert not any(np.array_equal(trained_on[i], images[i]) for i in range(5))
 
 
-def test_sources_and_optimisers_that_do_not_exist_are_named():
+def test_sources_that_do_not_exist_are_named():
     data = toy.get_config().data
     data.source = "webcam"
-    with pytest.raises(ValueError, match="config.data.source is 'webcam'"):
-        run.build_source(data, held_out=False)
+    with pytest.raises(ValueError, match="there is no source of images 'webcam'; expected one of"):
+        build_source(data, held_out=False)
     data.source, data.path = "folder", ""
     with pytest.raises(ValueError, match="config.data.path is empty"):
-        run.build_source(data, held_out=False)
-    with pytest.raises(ValueError, match="'sgd'"):
-        run.build_optimizer(common.optimizer("sgd", 1e-3), 10)
+        build_source(data, held_out=False)
+
+
+def test_factors_are_learned_where_the_source_knows_them(tmp_path):
+    config = toy_features.get_config()
+    config.data.source, config.data.path = "folder", a_folder(tmp_path / "a", 2)
+    with pytest.raises(ValueError, match="'folder' does not know; expected a source with factors"):
+        run.training_batches(config, with_factors=True)
 
 
 def test_schedules_reach_the_optimiser():
@@ -84,7 +92,7 @@ def test_no_usable_held_out_image_is_said_at_once(tmp_path):
     with pytest.raises(ValueError, match="config.data.num_validation is 0; expected at least 1"):
         run.held_out_images(config)
     config = folder_config(a_folder(tmp_path / "b", 3, damaged=[1]))
-    assert run.held_out_images(config)[0].shape == (2, 8, 8, 3)
+    assert run.held_out_images(config).images.shape == (2, 8, 8, 3)
 
 
 @pytest.mark.parametrize("count, halves", [(2, None), (3, None), (4, 2), (9, 4)])

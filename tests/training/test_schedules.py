@@ -31,11 +31,15 @@ def test_values(name, options, expected):
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ValueError, match="'cosin'; known are constant, linear, cosine"):
+    with pytest.raises(
+        ValueError, match=r"schedule 'cosin' \(is it cosine\?\); expected one of constant, linear"
+    ):
         make_schedule("cosin", 0.1, 100)
-    with pytest.raises(ValueError, match="'cosine' has no option 'warmup'"):
+    with pytest.raises(
+        ValueError, match="schedule cosine takes no 'warmup'; it takes final_fraction"
+    ):
         make_schedule("cosine", 0.1, 100, warmup=5)
-    with pytest.raises(ValueError, match="'warmup_cosine' needs the option 'warmup_steps'"):
+    with pytest.raises(ValueError, match="warmup_cosine needs 'warmup_steps'"):
         make_schedule("warmup_cosine", 0.1, 100)
 
 
