@@ -287,7 +287,8 @@ def _fields_of_own_task(config) -> dict[str, Field]:
     """Those of every run, the optimisers that there are, and whatever other sections hold."""
     known = {name.partition(".")[0] for name in _COMMON}
     optimizers = {"optimizer", "discriminator_optimizer"} & {*config}
-    rows = _COMMON | {f"{name}.*": plain() for name in {*config} - known - optimizers}
+    own = {name for name in {*config} - known - optimizers if hasattr(config[name], "items")}
+    rows = _COMMON | {f"{name}.*": plain() for name in own}
     return rows | {n: row for n, row in _OPTIMIZERS.items() if n.partition(".")[0] in optimizers}
 
 
