@@ -3,7 +3,8 @@
 Without arguments it evaluates the shipped toy inverter on drawn faces that it has not seen.
 
   python eval.py --checkpoint=bundles/e4e_ffhq --images=CELEBA_HQ_TEST --metrics=l2,lpips,id,fid
-  python eval.py --checkpoint=runs/ffhq --config=configs/ffhq.py   (the config's held-out images)
+  python eval.py --checkpoint=runs/ffhq --config=configs/ffhq.py   (the config's held-out images;
+      of a run that goes on or was stopped the newest checkpoint, or that of --step=100000)
   python eval.py --images=INVERSIONS --against=ORIGINALS --metrics=l2,lpips
   python eval.py --checkpoint=bundles/stylegan2_ffhq --images=FFHQ --metrics=fid50k_full
 """
@@ -27,7 +28,12 @@ _CONFIG = define_config(
     "Whose held-out images are taken where --images names none, and whose edits LEC makes"
 )
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "A bundle, or the work directory of a finished run; by default 'toy'."
+    "checkpoint",
+    None,
+    "A bundle, or the work directory of a run, also of one that goes on; by default 'toy'.",
+)
+_STEP = flags.DEFINE_integer(
+    "step", None, "Of a run: the checkpoint to take; by default the newest.", lower_bound=0
 )
 _CLASS = flags.DEFINE_integer(
     "class", None, "Of a class-conditional generator: the class that samples are drawn of, from 0."
@@ -91,11 +97,13 @@ def _main(argv):
 def _evaluate(config):
     import jax
 
+    from e4e_jax import api
     from e4e_jax.bundle import hash_files
     from e4e_jax.metrics import figures, networks, table
     from e4e_jax.metrics.cache import Cache, default_folder
     from e4e_jax.metrics.speed import seconds_per_image
     from e4e_jax.runtime.progress import ProgressBar
+    from e4e_jax.training.export import open_model
 
     if os.path.lexists(_OUT.value) and not os.path.isdir(_OUT.value):  # before the work
         raise ValueError(f"--out is {_OUT.value}, which is no folder.")
@@ -106,9 +114,12 @@ def _evaluate(config):
     if _AGAINST.value:
         model, model_networks, passes = None, {}, _folder_passes(requests)
     else:
-        checkpoint = _bundle_path(_CHECKPOINT.value or "toy")
-        model = _load_model(checkpoint)
-        key = hash_files(checkpoint)
+        checkpoint = _CHECKPOINT.value or "toy"
+        model, key = open_model(checkpoint, _STEP.value)
+        if not isinstance(model, api.GeneratorModel):
+            raise ValueError(
+                f"{checkpoint} is a feature network; expected an inverter or a generator."
+            )
         if _CLASS.value is not None:
             model, key = model.for_class(_CLASS.value), [key, _CLASS.value]
         elif model.num_classes:
@@ -156,30 +167,6 @@ def _report(found, values, rows):
         written.append(os.path.join(_OUT.value, "images.csv"))
         figures.write_csv(written[1], rows, values)
     print("\n" + "\n".join(written))
-
-
-def _bundle_path(name) -> str:
-    """The bundle of that name, or the one in a run's work directory."""
-    from e4e_jax import bundle
-
-    path = bundle.resolve(name)
-    if os.path.isdir(os.path.join(path, "checkpoints")):
-        path = os.path.join(path, "bundle")
-        if not os.path.exists(path):
-            raise FileNotFoundError(
-                f"{name} has no bundle yet, which training writes at its end; train.py with this "
-                "--workdir goes on from where the run is."
-            )
-    return path
-
-
-def _load_model(path):
-    from e4e_jax import api
-
-    loaded = api.load(path)
-    if not isinstance(loaded, api.GeneratorModel):
-        raise ValueError(f"{path} is a feature network; expected an inverter or a generator.")
-    return loaded
 
 
 def _completed(request, config, model):

@@ -11,6 +11,7 @@ import json
 from e4e_jax import bundle
 from e4e_jax.commands.directions import add_directions
 from e4e_jax.commands.edit import add_edit
+from e4e_jax.commands.export import add_export
 from e4e_jax.commands.interpolate import add_interpolate
 from e4e_jax.commands.invert import add_invert
 from e4e_jax.commands.mix import add_mix
@@ -58,6 +59,7 @@ COMMANDS = [
     add_mix,
     add_interpolate,
     add_directions,
+    add_export,
     add_toy,
 ]
 

@@ -287,7 +287,11 @@ class FeatureModel:
 
 def load(name, *, dtype=None) -> GeneratorModel | FeatureModel:
     """See `e4e_jax.load`."""
-    opened = bundle.load_bundle(name, dtype=dtype)
+    return of_bundle(bundle.load_bundle(name, dtype=dtype))
+
+
+def of_bundle(opened: bundle.Bundle) -> GeneratorModel | FeatureModel:
+    """What `load` gives of a bundle that is open already."""
     if opened.kind in ("inverter", "generator"):
         networks = opened.networks
         inverts = opened.kind == "inverter"

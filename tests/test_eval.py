@@ -146,7 +146,10 @@ def test_generator_and_work_directory(capsys, tmp_path, inverter):
     assert (code, errors) == (1, "eval.py: lec needs an encoder and its generator (an inverter).\n")
     (tmp_path / "unfinished" / "checkpoints").mkdir(parents=True)
     code, _, errors = run(capsys, tmp_path, f"--checkpoint={tmp_path / 'unfinished'}")
-    assert code == 1 and "unfinished has no bundle yet" in errors
+    assert code == 1 and "unfinished has no config.json, which train.py writes" in errors
+    for step, words in (("5", "run has no config.json"), ("-1", "is not a non-negative integer")):
+        code, _, errors = run(capsys, tmp_path, arguments[0], f"--step={step}")
+        assert code == 1 and words in errors and len(errors.splitlines()) == 1
 
 
 def test_two_folders(capsys, tmp_path):

@@ -10,6 +10,7 @@ RANGES = {
     "count": (0, 1_000_000),  # commands that know the least and the most say it
     "samples": (1, 100_000_000),
     "size": (1, 8_192),
+    "step": (0, 10**9),
     "label": (0, 1_000_000),
 }
 _WRITTEN = {"label": "class"}

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-TRAINED_ON, HELD_OUT = "trained_on", "held_out"  # fields of a bundle's metadata
+TRAINED_ON, HELD_OUT, STEP = "trained_on", "held_out", "step"  # fields of a bundle's metadata
 
 # By the largest error of the held-out images, or where they are few by their mean. With the
 # shipped inverter the worst of 6,000 other faces had 0.9 times the largest error of 512, the worst

@@ -1,6 +1,8 @@
 """A run that trains an encoder on a frozen generator, built from a config."""
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ from e4e_jax import bundle
 from e4e_jax.data.images import save_png
 from e4e_jax.editing.files import load_directions
 from e4e_jax.editing.sefa import sefa_directions
-from e4e_jax.inversion.domain import HELD_OUT, TRAINED_ON, noted_errors
+from e4e_jax.inversion.domain import HELD_OUT, STEP, TRAINED_ON, noted_errors
 from e4e_jax.models.encoder import Encoder, EncoderConfig
 from e4e_jax.models.irse import IRSEConfig
 from e4e_jax.models.latent_discriminator import LatentDiscriminator
@@ -35,6 +37,7 @@ from e4e_jax.training.run import (
     held_out_images,
     mean_training_image,
     on_this_host,
+    step_of,
     training_batches,
 )
 from e4e_jax.training.tables import format_table
@@ -96,12 +99,12 @@ def build_encoder_run(config, mesh) -> Run:
         batch_size=config.validation_batch_size,
     )
 
-    trained_on = describe_images(config)  # before any step: later the images may be gone
+    about = {TRAINED_ON: describe_images(config)}  # before any step: later they may be gone
     latest = {}  # the step that was measured last, and what it gave
 
     def measured(state):
         """Codes and metrics of the held-out images, and some inversions; once for each step."""
-        step = int(on_this_host(state.step))
+        step = step_of(state)
         if step not in latest:
             codes, inverted = evaluation.inversions(*_weights(state))
             latest.clear()
@@ -109,7 +112,7 @@ def build_encoder_run(config, mesh) -> Run:
         return latest[step]
 
     def picture(state, rows=_ROWS):
-        if int(on_this_host(state.step)) in latest:
+        if step_of(state) in latest:
             codes, _, inverted = measured(state)
             return evaluation.picture(codes[:rows], inverted[:rows])
         return evaluation.picture(*evaluation.inversions(*_weights(state), rows))
@@ -124,7 +127,7 @@ def build_encoder_run(config, mesh) -> Run:
             path,
             "inverter",
             {"encoder": _trained(encoder, *_weights(state)), "generator": networks.generator},
-            {TRAINED_ON: trained_on, HELD_OUT: noted_errors(metrics["l2"])},
+            about | {STEP: step_of(state), HELD_OUT: noted_errors(metrics["l2"])},
             overwrite=True,
         )
         sheet = os.path.join(workdir, "inversions.png")
@@ -148,33 +151,42 @@ def build_encoder_run(config, mesh) -> Run:
         finish=finish,
         deal={"real_pool": deal_w_pools, "fake_pool": deal_w_pools},
         warm_up=warm_up,
+        about=about,
     )
+
+
+def encoder_bundle(config, read: Callable[[Any], Any]) -> bundle.Bundle:
+    """What a bundle of such a run holds, from a checkpoint; see `export.BUNDLES`."""
+    generator = _generator(config)
+    architecture = _encoder_config(config, generator.config)
+    encoder = nnx.eval_shape(lambda: Encoder(architecture, rngs=nnx.Rngs(0)))
+    _, params, batch_stats = nnx.split(encoder, nnx.Param, nnx.BatchStat)
+    weights = read({"encoder": params, "batch_stats": batch_stats})
+    trained = _trained(encoder, weights["encoder"], weights["batch_stats"])
+    return bundle.Bundle("inverter", {"encoder": trained, "generator": generator}, {})
 
 
 def _frozen_networks(config) -> FrozenNetworks:
     """Generator and feature networks, as far as the objective needs them."""
-    networks = {"generator": config.generator}
+    networks = {}
     if config.objective.perceptual:
         networks["perceptual"] = config.perceptual
     if config.objective.identity:
         networks["identity"] = config.identity
-    loaded, by_name = {}, {}
-    for field, name in networks.items():
-        # One network in two roles is loaded once, and the compiler computes its features once.
-        part = "generator" if field == "generator" else None
-        if name not in by_name:
-            by_name[name] = bundle.load_network(name, part, dtype=jnp.dtype(config.dtype))
-        loaded[field] = by_name[name]
-    loaded["generator"] = _of_one_class(config, loaded["generator"])
-    return FrozenNetworks(**loaded)
+    dtype = jnp.dtype(config.dtype)
+    # One network in two roles is loaded once, and the compiler computes its features once.
+    by_name = {name: bundle.load_network(name, dtype=dtype) for name in {*networks.values()}}
+    loaded = {role: by_name[name] for role, name in networks.items()}
+    return FrozenNetworks(generator=_generator(config, dtype), **loaded)
 
 
-def _of_one_class(config, generator):
+def _generator(config, dtype=None):
     """The generator, or what it draws of config.generator_class.
 
     That is where w of the pools and the average code come from, and what the bundle of the run
     holds: a generator without classes.
     """
+    generator = bundle.load_network(config.generator, "generator", dtype=dtype)
     label, classes = config.generator_class, generator.config.num_classes
     if label is None and not classes:
         return generator

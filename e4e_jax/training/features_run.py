@@ -1,6 +1,8 @@
 """A run that trains the toy feature network to read the factors of faces."""
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,6 +12,7 @@ from e4e_jax import bundle
 from e4e_jax.data.batches import in_batches
 from e4e_jax.data.images import to_float
 from e4e_jax.data.sheets import sheet
+from e4e_jax.inversion.domain import STEP
 from e4e_jax.metrics.regression import r2_score
 from e4e_jax.models.irse import IRSEConfig
 from e4e_jax.runtime import parallel
@@ -23,6 +26,7 @@ from e4e_jax.training.run import (
     float_images,
     held_out_images,
     on_this_host,
+    step_of,
     training_batches,
 )
 from e4e_jax.training.tables import format_table
@@ -34,16 +38,7 @@ def build_features_run(config, mesh) -> Run:
     check_factors(held_out, config)
     images, factors = held_out.images, held_out.factors(slice(None))
     network = ToyFeatures(
-        ToyFeaturesConfig(
-            num_factors=len(FACTORS),
-            embedding_dim=config.features.embedding_dim,
-            image_size=config.data.image_size[0],
-            backbone=IRSEConfig(
-                widths=tuple(config.features.widths), depths=tuple(config.features.depths)
-            ),
-        ),
-        axis_name=parallel.AXIS,
-        rngs=nnx.Rngs(config.seed),
+        _features_config(config), axis_name=parallel.AXIS, rngs=nnx.Rngs(config.seed)
     )
     state, step = make_features_step(network, build_optimizer(config.optimizer, config.total_steps))
     graph, _, _ = nnx.split(network, nnx.Param, nnx.BatchStat)
@@ -63,7 +58,8 @@ def build_features_run(config, mesh) -> Run:
     def finish(state, workdir):
         trained = nnx.merge(graph, *on_this_host((state.params, state.batch_stats)))
         path = os.path.join(workdir, "bundle")
-        bundle.save_bundle(path, "toy_features", {"toy_features": trained}, overwrite=True)
+        networks = {"toy_features": trained}
+        bundle.save_bundle(path, "toy_features", networks, {STEP: step_of(state)}, overwrite=True)
         found = scores(state)
         rows = {"feature network": [found[f"R2 {n}"] for n in FACTORS]}
         print("\n" + format_table(f"R2 on {len(images)} held-out images", list(FACTORS), rows))
@@ -77,4 +73,25 @@ def build_features_run(config, mesh) -> Run:
         best="error",
         picture=lambda state: sheet(images[:48], 12),
         finish=finish,
+    )
+
+
+def features_bundle(config, read: Callable[[Any], Any]) -> bundle.Bundle:
+    """What a bundle of such a run holds, from a checkpoint; see `export.BUNDLES`."""
+    architecture = _features_config(config)
+    network = nnx.eval_shape(lambda: ToyFeatures(architecture, rngs=nnx.Rngs(0)))
+    graph, params, batch_stats = nnx.split(network, nnx.Param, nnx.BatchStat)
+    weights = read({"params": params, "batch_stats": batch_stats})
+    trained = nnx.merge(graph, weights["params"], weights["batch_stats"])
+    return bundle.Bundle("toy_features", {"toy_features": trained}, {})
+
+
+def _features_config(config) -> ToyFeaturesConfig:
+    return ToyFeaturesConfig(
+        num_factors=len(FACTORS),
+        embedding_dim=config.features.embedding_dim,
+        image_size=config.data.image_size[0],
+        backbone=IRSEConfig(
+            widths=tuple(config.features.widths), depths=tuple(config.features.depths)
+        ),
     )

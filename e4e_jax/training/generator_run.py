@@ -1,6 +1,8 @@
 """A run that trains a StyleGAN2 generator, built from a config."""
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ from e4e_jax.data.images import save_png, to_float, to_uint8
 from e4e_jax.data.sheets import sheet
 from e4e_jax.editing.directions import regress_directions
 from e4e_jax.editing.files import save_directions
-from e4e_jax.inversion.domain import TRAINED_ON
+from e4e_jax.inversion.domain import STEP, TRAINED_ON
 from e4e_jax.metrics.fid import FeatureStatistics, frechet_distance
 from e4e_jax.models.discriminator import Discriminator
 from e4e_jax.models.feature_discriminator import FeatureDiscriminator
@@ -34,11 +36,13 @@ from e4e_jax.training.run import (
     float_images,
     held_out_images,
     on_this_host,
+    step_of,
     training_batches,
 )
 from e4e_jax.training.tables import format_table
 
 _DIRECTION_SAMPLES = 20_000
+_KEPT = ("generator", "generator_average", "discriminator")  # parts of the state, in bundles
 
 
 def build_generator_run(config, mesh) -> Run:
@@ -48,18 +52,9 @@ def build_generator_run(config, mesh) -> Run:
       ValueError, FileNotFoundError: the config does not fit together, or names a file that is
         not there; in one sentence.
     """
-    width = config.data.image_size[1]
-    dtype = jnp.dtype(config.dtype)
     rngs = nnx.Rngs(config.seed)
-    if config.start:
-        networks = _networks_to_go_on_from(config.start, width, dtype)
-    else:
-        shape = GeneratorConfig(width, **config.generator)
-        networks = {"generator": Generator(shape, dtype=dtype, rngs=rngs)}
-    generator = networks.get("generator_raw", networks["generator"])
-    discriminator = networks.get("discriminator")
-    if discriminator is None:
-        discriminator = Discriminator(generator.config, dtype=dtype, rngs=rngs)
+    networks = _first_networks(config, rngs, jnp.dtype(config.dtype))
+    generator, discriminator = networks["generator_raw"], networks["discriminator"]
     if config.discriminator_features:
         network = bundle.load_network(config.discriminator_features)
         discriminator = FeatureDiscriminator(discriminator, network.features, rngs=rngs)
@@ -79,12 +74,14 @@ def build_generator_run(config, mesh) -> Run:
     )
     evaluation = _GeneratorEvaluation(config, generator)
 
-    trained_on = describe_images(config)  # before any step: later the images may be gone
+    about = {TRAINED_ON: describe_images(config)}  # before any step: later they may be gone
 
     def finish(state, workdir):
         params = on_this_host(state.generator_average)
-        trained = evaluation.generator(params)
-        trained.latent_avg[...] = mean_latent(trained, jax.random.key(0))
+        kept = _bundled(generator, discriminator, {
+            name: on_this_host(getattr(state, name)) for name in _KEPT
+        })  # fmt: skip
+        trained = kept["generator"]
         written = {
             "bundle": os.path.join(workdir, "bundle"),
             "picture (samples)": os.path.join(workdir, "samples.png"),
@@ -92,8 +89,8 @@ def build_generator_run(config, mesh) -> Run:
         bundle.save_bundle(
             written["bundle"],
             "generator",
-            {"generator": trained},
-            {TRAINED_ON: trained_on},
+            kept,
+            about | {STEP: step_of(state)},
             overwrite=True,
         )
         print("\n" + evaluation.table(trained))
@@ -116,7 +113,59 @@ def build_generator_run(config, mesh) -> Run:
         best="fid",
         picture=lambda state: evaluation.picture(on_this_host(state.generator_average)),
         finish=finish,
+        about=about,
     )
+
+
+def generator_bundle(config, read: Callable[[Any], Any]) -> bundle.Bundle:
+    """What a bundle of such a run holds, from a checkpoint; see `export.BUNDLES`."""
+    networks = _first_networks(config, nnx.Rngs(config.seed))
+    generator, discriminator = networks["generator_raw"], networks["discriminator"]
+    params = nnx.state(generator, nnx.Param)
+    judging = nnx.state(discriminator)
+    weights = read({
+        "generator": params,
+        "generator_average": params,
+        "discriminator": {"pixels": judging} if config.discriminator_features else judging,
+    })  # fmt: skip
+    if config.discriminator_features:
+        weights["discriminator"] = weights["discriminator"]["pixels"]
+    return bundle.Bundle("generator", _bundled(generator, discriminator, weights), {})
+
+
+def _first_networks(config, rngs, dtype=jnp.float32) -> dict[str, nnx.Module]:
+    """What a run starts from: the trained generator, its average and the discriminator."""
+    width = config.data.image_size[1]
+    if config.start:
+        networks = _networks_to_go_on_from(config.start, width, dtype)
+    else:
+        shape = GeneratorConfig(width, **config.generator)
+        networks = {"generator": Generator(shape, dtype=dtype, rngs=rngs)}
+    networks.setdefault("generator_raw", networks["generator"])
+    if "discriminator" not in networks:
+        shape = networks["generator"].config
+        networks["discriminator"] = Discriminator(shape, dtype=dtype, rngs=rngs)
+    return networks
+
+
+def _bundled(generator, discriminator, weights) -> dict[str, nnx.Module]:
+    """The networks of a bundle, the average first.
+
+    Args:
+      generator, discriminator: of the run, with the constants of the one.
+      weights: those of `_KEPT`.
+    """
+    graph, _, constants = nnx.split(generator, nnx.Param, ...)
+    networks = {
+        name: nnx.merge(graph, weights[part], constants, copy=True)
+        for name, part in (("generator", "generator_average"), ("generator_raw", "generator"))
+    }
+    for network in networks.values():
+        network.latent_avg[...] = mean_latent(network, jax.random.key(0))
+    judging = nnx.merge(nnx.graphdef(discriminator), weights["discriminator"])
+    if isinstance(judging, FeatureDiscriminator):  # whose heads belong to the features of this run
+        judging = judging.pixels
+    return networks | {"discriminator": judging}
 
 
 def _networks_to_go_on_from(name, resolution, dtype) -> dict[str, nnx.Module]:

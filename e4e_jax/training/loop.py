@@ -20,6 +20,7 @@ from e4e_jax.training.finite import NonFiniteLoss, check_finite
 from e4e_jax.training.registry import TASKS
 from e4e_jax.training.run import Run, build_optimizer
 from e4e_jax.training.state_arrays import first_not_finite
+from e4e_jax.training.work_directory import note_config
 
 _nothing = contextlib.nullcontext()
 _OF_ONE_HOST = {f"config.data.{n}" for n in ("path", "validation_path", "data_dir", "workers")}
@@ -85,6 +86,8 @@ def run_loop(run: Run, config, mesh, workdir: str) -> None:
         if restored is not None:
             state, data_state, step = restored
             batches.set_state(data_state)
+        if main_host:  # only now: another run's work directory stays as it is
+            note_config(workdir, config, run.about)
         writer = stack.enter_context(contextlib.closing(logs.make_writer(workdir)))
         progress = stack.enter_context(
             ProgressBar(config.total_steps, config.batch_size, first_step=step)

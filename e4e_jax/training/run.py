@@ -39,6 +39,7 @@ class Run:
       finish: (state, workdir) -> files written, as {what it is: path}: the bundle, then a table,
         which it prints, and pictures.
       deal: what becomes of the devices' own parts of the state, see `Checkpoints.restore`.
+      about: what the run's bundles note of it, JSON; it lies in the work directory from the start.
       warm_up: compiles what `picture` and `validate` need, in a thread beside the first step: its
         compilation leaves cores idle. None where they are left until they are needed.
     """
@@ -52,6 +53,7 @@ class Run:
     finish: Callable[[Any, str], dict[str, str]]
     deal: Mapping[str, Callable[[dict[str, np.ndarray], int], dict[str, np.ndarray]]] | None = None
     warm_up: Callable[[], None] | None = None
+    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def first_weights(make: Callable[[], nnx.Module], given: Callable[[tuple], bool]) -> nnx.Module:
@@ -237,3 +239,8 @@ def float_images(step: Callable) -> Callable:
 def on_this_host(tree):
     """A replicated tree as arrays of this host's first device, for work outside the mesh."""
     return jax.tree.map(lambda x: x.addressable_data(0), tree)
+
+
+def step_of(state) -> int:
+    """How many steps a placed state has behind it."""
+    return int(on_this_host(state.step))

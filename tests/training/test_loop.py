@@ -19,6 +19,7 @@ from e4e_jax import bundle
 from e4e_jax.editing.files import load_directions
 from e4e_jax.toy.faces import FACTORS
 from e4e_jax.training import loop
+from e4e_jax.training.export import open_run
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -70,6 +71,20 @@ def wait_for_checkpoint(workdir, step):
     raise TimeoutError(f"no checkpoint of step {step} in {folder}")
 
 
+def parameters(network):
+    return jax.tree.leaves(jax.tree.map(np.asarray, nnx.state(network, nnx.Param)))
+
+
+def assert_exported(workdir):
+    """What is read from the last checkpoint is the bundle of the run's end; its networks."""
+    written, opened = bundle.load_bundle(workdir / "bundle"), open_run(workdir)
+    assert opened.kind == written.kind and opened.metadata.items() <= written.metadata.items()
+    states = ({n: nnx.state(x) for n, x in b.networks.items()} for b in (opened, written))
+    for a, b in zip(*map(jax.tree.leaves, states), strict=True):
+        np.testing.assert_array_equal(a, b)
+    return written.networks
+
+
 def weights(workdir):
     network = bundle.load_network(workdir / "bundle", "encoder")
     return jax.tree.leaves(jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(network))))
@@ -88,6 +103,7 @@ def test_killed_and_stopped_runs_end_with_the_same_weights_bit_for_bit(folder, t
     process.wait()
     process = start(folder, cut)
     wait_for_checkpoint(cut, 20)
+    assert open_run(cut).metadata["step"] >= 20  # while the run goes on
     process.send_signal(signal.SIGTERM)
     code, output = finish(process)
     assert code == 0, output
@@ -97,6 +113,7 @@ def test_killed_and_stopped_runs_end_with_the_same_weights_bit_for_bit(folder, t
 
     for a, b in zip(weights(whole), weights(cut), strict=True):
         np.testing.assert_array_equal(a, b)
+    assert_exported(cut)
     for name in ("inversions.png", "bundle/bundle.json"):
         assert (cut / name).exists() and str(cut / name).removesuffix("/bundle.json") in output
     last = [json.loads(line) for line in (cut / "metrics.jsonl").read_text().splitlines()]
@@ -182,13 +199,21 @@ def test_generator_and_features_runs_leave_bundles(folder, tmp_path, capsys, mon
     found = load_directions(tmp_path / "generator" / "directions.npz")
     assert set(found) == set(FACTORS) and found["smile"].shape == (16,)
 
+    kept = assert_exported(tmp_path / "generator")
+    assert list(kept) == ["generator", "generator_raw", "discriminator"]
+
     config.start, config.total_steps = str(tmp_path / "generator" / "bundle"), 1
-    config.optimizer.learning_rate = 0.0
+    config.optimizer.learning_rate = config.discriminator_optimizer.learning_rate = 0.0
     config.generator.w_dim = 32  # of a new generator only
     loop.train(config, str(tmp_path / "more"))
-    more = bundle.load_network(str(tmp_path / "more" / "bundle"), "generator")
-    for a, b in zip(*map(jax.tree.leaves, map(nnx.state, (generator, more))), strict=True):
-        np.testing.assert_array_equal(a, b)
+    more = assert_exported(tmp_path / "more")
+    for name in ("generator_raw", "discriminator"):  # where the first run had come to
+        for a, b in zip(*map(parameters, (kept[name], more[name])), strict=True):
+            np.testing.assert_array_equal(a, b)
+    for a, b, raw in zip(
+        *map(parameters, (kept["generator"], more["generator"], more["generator_raw"])), strict=True
+    ):  # the average of the first run, and one step on
+        np.testing.assert_allclose(b, a + (raw - a) * (1 - 0.5 ** (4 / 5000)), atol=1e-6)
     config.start = "toy/generator"
     with pytest.raises(ValueError, match="draws 64x64; expected .* 8x8"):
         loop.train(config, str(tmp_path / "wrong"))
@@ -201,6 +226,7 @@ def test_generator_and_features_runs_leave_bundles(folder, tmp_path, capsys, mon
     loop.train(config, str(tmp_path / "features"))
     network = bundle.load_network(str(tmp_path / "features" / "bundle"))
     assert network(np.zeros((2, 64, 64, 3), np.float32)).shape == (2, 11)
+    assert_exported(tmp_path / "features")
 
     assert len(settled) == 3  # once in each run
     output = capsys.readouterr().out
