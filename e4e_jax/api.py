@@ -287,7 +287,11 @@ class FeatureModel:
 
 def load(name, *, dtype=None) -> GeneratorModel | FeatureModel:
     """See `e4e_jax.load`."""
-    return of_bundle(bundle.load_bundle(name, dtype=dtype))
+    model = of_bundle(bundle.load_bundle(name, dtype=dtype))
+    if isinstance(model, GeneratorModel):
+        beside = os.path.join(os.path.dirname(bundle.resolve(name)), _DIRECTIONS)
+        model.directions_file = beside if os.path.isfile(beside) else None
+    return model
 
 
 def of_bundle(opened: bundle.Bundle) -> GeneratorModel | FeatureModel:
@@ -297,8 +301,6 @@ def of_bundle(opened: bundle.Bundle) -> GeneratorModel | FeatureModel:
         inverts = opened.kind == "inverter"
         model = Inverter(**networks) if inverts else GeneratorModel(networks["generator"])
         model.metadata = opened.metadata
-        beside = os.path.join(os.path.dirname(bundle.resolve(name)), _DIRECTIONS)
-        model.directions_file = beside if os.path.isfile(beside) else None
         return model
     (network,) = opened.networks.values()
     return FeatureModel(network)

@@ -13,17 +13,9 @@ from flax import nnx
 
 from e4e_jax import api, bundle
 from e4e_jax.inversion.domain import STEP
-from e4e_jax.runtime.registry import Registry
 from e4e_jax.training.checkpoint_reader import read_checkpoint
+from e4e_jax.training.registry import BUNDLES
 from e4e_jax.training.work_directory import FILE, read_config
-
-# The tasks whose networks are known: (config, read) -> `bundle.Bundle`. `read` takes a tree of
-# arrays or shapes whose names are those of the run's state, and gives the arrays of a checkpoint.
-BUNDLES = Registry("task", {
-    "encoder": "e4e_jax.training.encoder_run:encoder_bundle",
-    "generator": "e4e_jax.training.generator_run:generator_bundle",
-    "features": "e4e_jax.training.features_run:features_bundle",
-})  # fmt: skip
 
 
 def is_run(path) -> bool:

@@ -77,7 +77,7 @@ def build_features_run(config, mesh) -> Run:
 
 
 def features_bundle(config, read: Callable[[Any], Any]) -> bundle.Bundle:
-    """What a bundle of such a run holds, from a checkpoint; see `export.BUNDLES`."""
+    """What a bundle of such a run holds, from a checkpoint; see `registry.BundleOfTask`."""
     architecture = _features_config(config)
     network = nnx.eval_shape(lambda: ToyFeatures(architecture, rngs=nnx.Rngs(0)))
     graph, params, batch_stats = nnx.split(network, nnx.Param, nnx.BatchStat)

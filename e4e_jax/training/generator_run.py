@@ -118,7 +118,7 @@ def build_generator_run(config, mesh) -> Run:
 
 
 def generator_bundle(config, read: Callable[[Any], Any]) -> bundle.Bundle:
-    """What a bundle of such a run holds, from a checkpoint; see `export.BUNDLES`."""
+    """What a bundle of such a run holds, from a checkpoint; see `registry.BundleOfTask`."""
     networks = _first_networks(config, nnx.Rngs(config.seed))
     generator, discriminator = networks["generator_raw"], networks["discriminator"]
     params = nnx.state(generator, nnx.Param)

@@ -1,5 +1,6 @@
 """What a config of training names by name or import path: tasks, optimisers, schedules."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from e4e_jax.runtime.registry import Registry
@@ -20,6 +21,25 @@ TASKS = Registry("task", {
     "encoder": "e4e_jax.training.encoder_run:build_encoder_run",
     "generator": "e4e_jax.training.generator_run:build_generator_run",
     "features": "e4e_jax.training.features_run:build_features_run",
+})  # fmt: skip
+
+
+class BundleOfTask(Protocol):
+    """Rebuilds the networks that a bundle of a task's runs holds, from a checkpoint."""
+
+    def __call__(self, config: Any, read: Callable[[Any], Any]) -> Any:
+        """config, read -> `e4e_jax.bundle.Bundle`, its metadata left to others.
+
+        The config lies in a work directory, and no import path of it may be followed. `read` takes
+        a tree of arrays or shapes whose names are those of the state, and gives their arrays.
+        """
+
+
+# By the names of `TASKS`; runs of others' tasks are not looked into.
+BUNDLES = Registry("task whose networks can be read from a checkpoint", {
+    "encoder": "e4e_jax.training.encoder_run:encoder_bundle",
+    "generator": "e4e_jax.training.generator_run:generator_bundle",
+    "features": "e4e_jax.training.features_run:features_bundle",
 })  # fmt: skip
 
 
