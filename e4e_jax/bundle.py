@@ -24,43 +24,13 @@ from flax import nnx
 
 import e4e_jax
 from e4e_jax.bundle_json import decode_config
+from e4e_jax.models.registry import KINDS, NETWORKS, OPTIONAL, SHIPPED
 from e4e_jax.runtime import checksums
 from e4e_jax.runtime.files import read_json
-from e4e_jax.runtime.registry import Registry
 
 FORMAT = 1
 _JSON, _ARRAYS = "bundle.json", "arrays"
-_SHIPPED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "toy", "bundles")
-
-# Every network that a bundle can hold. Each is built from its `config`, a frozen dataclass of what
-# JSON can hold, with `dtype` and `rngs`, and keeps it as an attribute.
-NETWORKS = Registry(
-    "network",
-    {
-        "encoder": "e4e_jax.models.encoder:Encoder",
-        "generator": "e4e_jax.models.stylegan2:Generator",
-        "generator_raw": "e4e_jax.models.stylegan2:Generator",
-        "discriminator": "e4e_jax.models.discriminator:Discriminator",
-        "toy_features": "e4e_jax.toy.features:ToyFeatures",
-        "arcface": "e4e_jax.models.arcface:ArcFace",
-        "lpips": "e4e_jax.models.lpips:LPIPS",
-        "moco": "e4e_jax.models.moco:MoCo",
-        "inception": "e4e_jax.models.inception:Inception",
-    },
-)
-
-# The networks of each kind of bundle, and those that it may hold besides: of a generator, which is
-# an average over its training, the weights it was averaged from and the discriminator, to train on.
-KINDS = {
-    "inverter": ("encoder", "generator"),
-    "generator": ("generator",),
-    "toy_features": ("toy_features",),
-    "arcface": ("arcface",),
-    "lpips": ("lpips",),
-    "moco": ("moco",),
-    "inception": ("inception",),
-}
-_OPTIONAL = {"generator": {"generator_raw", "discriminator"}}
+_PACKAGE = os.path.dirname(os.path.abspath(__file__))
 
 
 class BundleError(ValueError):
@@ -206,19 +176,20 @@ def load_network(name, part: str | None = None, *, dtype=None) -> nnx.Module:
 
 
 def resolve(name) -> str:
-    """The path of a bundle or file: "toy" and "toy/..." are those that the package ships.
+    """The path of a bundle or file: names of `models.registry.SHIPPED` are in the package.
 
     Raises:
       FileNotFoundError: nothing is there; in one sentence with what to do.
     """
     name = str(name)
-    if name == "toy" or (name.startswith("toy/") and not os.path.exists(name)):
-        shipped = "inverter" if name == "toy" else name.removeprefix("toy/")
-        path = os.path.join(_SHIPPED, shipped)
-        if not os.path.exists(path):
-            known = ", ".join(f"toy/{n}" for n in sorted(os.listdir(_SHIPPED)))
+    domain, inside, _ = name.partition("/")
+    if domain in SHIPPED and not (inside and os.path.exists(name)):
+        paths = {n: os.path.join(_PACKAGE, inside) for n, inside in SHIPPED.items()}
+        paths = {n: path for n, path in paths.items() if os.path.exists(path)}
+        if name not in paths:
+            known = ", ".join(paths)
             raise FileNotFoundError(f"{name} is not among what the package ships: {known}.")
-        return path
+        return paths[name]
     path = os.path.abspath(os.path.expanduser(name))
     if not os.path.exists(path):
         raise FileNotFoundError(
@@ -283,7 +254,7 @@ def hash_files(folder) -> str:
 
 def _fits(kind, networks) -> bool:
     """Whether these names are the networks of such a bundle."""
-    optional = _OPTIONAL.get(kind, set())
+    optional = OPTIONAL.get(kind, set())
     return kind in KINDS and set(KINDS[kind]) == set(networks) - optional
 
 

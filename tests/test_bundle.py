@@ -198,14 +198,15 @@ def test_no_larger_than_its_arrays(tmp_path):
 
 
 def test_shipped_names(monkeypatch, tmp_path):
-    monkeypatch.setattr(bundle, "_SHIPPED", str(tmp_path))
+    shipped = {"toy": tmp_path / "inverter", "toy/generator": tmp_path / "generator"}
+    monkeypatch.setattr(bundle, "SHIPPED", shipped)
     monkeypatch.chdir(tmp_path)
     bundle.save_bundle(tmp_path / "generator", "generator", {"generator": make_generator()})
     save_inverter(tmp_path / "inverter")
     assert e4e_jax.load("toy").image_size == (16, 32)
     assert e4e_jax.load("toy/generator").resolution == 16
     assert bundle.resolve("inverter") == str(tmp_path / "inverter")
-    with pytest.raises(FileNotFoundError, match="toy/x is not .* ships: toy/generator, toy/inv"):
+    with pytest.raises(FileNotFoundError, match="toy/x is not .* ships: toy, toy/gen"):
         bundle.resolve("toy/x")
     with pytest.raises(FileNotFoundError, match="no x; `python -m convert_weights SRC x` makes"):
         bundle.resolve("x")

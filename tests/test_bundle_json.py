@@ -14,7 +14,7 @@ from e4e_jax.models.moco import MoCo, MoCoConfig
 from e4e_jax.models.resnet import ResNetConfig
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
 
-ENCODER = json.loads(json.dumps(dataclasses.asdict(EncoderConfig.toy())))
+ENCODER = json.loads(json.dumps(dataclasses.asdict(EncoderConfig.tiny())))
 
 
 def with_backbone(**fields):
@@ -74,7 +74,7 @@ def test_an_odd_network_is_told_in_one_sentence(network, described, words):
 
 def test_what_was_written_comes_back():
     for network, config in (
-        (Encoder, EncoderConfig.toy()),
+        (Encoder, EncoderConfig.tiny()),
         (Encoder, EncoderConfig(backbone=ResNetConfig(stem_size=3), coarse=18, middle=18)),
         (Generator, GeneratorConfig(64, mapping_lr_mul=1, conv_clamp=256.0)),
     ):

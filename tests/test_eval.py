@@ -303,10 +303,8 @@ def test_a_set_of_one_image_is_named(capsys, tmp_path):
 
 
 def test_without_arguments_and_without_the_shipped_inverter(capsys, tmp_path, monkeypatch):
-    features = bundle.resolve("toy/features")
-    (tmp_path / "shipped").mkdir()
-    (tmp_path / "shipped" / "features").symlink_to(features)
-    monkeypatch.setattr(bundle, "_SHIPPED", str(tmp_path / "shipped"))
+    shipped = {"toy": str(tmp_path / "gone"), "toy/features": bundle.resolve("toy/features")}
+    monkeypatch.setattr(bundle, "SHIPPED", shipped)
     code, _, errors = run(capsys, tmp_path)
     assert (code, errors) == (
         1, "eval.py: toy is not among what the package ships: toy/features.\n",

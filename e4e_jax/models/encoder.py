@@ -85,9 +85,9 @@ class EncoderConfig:
             )
 
     @classmethod
-    def toy(cls):
+    def tiny(cls):
         """Ten styles of a 64x64 generator."""
-        return cls(num_styles=10, style_dim=64, image_size=(64, 64), backbone=IRSEConfig.toy())
+        return cls(num_styles=10, style_dim=64, image_size=(64, 64), backbone=IRSEConfig.tiny())
 
     @property
     def image_channels(self) -> int:

@@ -42,7 +42,7 @@ class IRSEConfig:
         return cls(depths=(3, 13, 30, 3), squeeze_reduction=None)
 
     @classmethod
-    def toy(cls):
+    def tiny(cls):
         """A small one for images of 64x64."""
         return cls(widths=(16, 32, 64, 128), depths=(1, 2, 2, 1))
 

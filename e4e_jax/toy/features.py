@@ -28,7 +28,7 @@ class ToyFeaturesConfig:
     num_factors: int = 11
     embedding_dim: int = 128
     image_size: int = 64
-    backbone: IRSEConfig = IRSEConfig.toy()
+    backbone: IRSEConfig = IRSEConfig.tiny()
 
 
 class ToyFeatures(nnx.Module):

@@ -66,7 +66,7 @@ def test_frozen_weights_take_no_gradient():
                     num_styles=3,
                     style_dim=16,
                     image_size=(64, 64),
-                    backbone=IRSEConfig.toy(),
+                    backbone=IRSEConfig.tiny(),
                     coarse=1,
                     middle=2,
                 ),

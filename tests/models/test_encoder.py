@@ -195,7 +195,7 @@ def test_published_size_has_the_published_weights():
 
 
 def test_the_toy_encoder_has_ten_styles():
-    config = EncoderConfig.toy()
+    config = EncoderConfig.tiny()
     encoder = nnx.eval_shape(lambda: Encoder(config, rngs=nnx.Rngs(0)))
     codes = nnx.eval_shape(lambda m, x: m(x), encoder, jnp.zeros((2, 64, 64, 3)))
     assert codes.shape == (2, 10, config.style_dim)

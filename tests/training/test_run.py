@@ -114,7 +114,7 @@ def test_the_table_of_few_held_out_images_leaves_the_halves_out(monkeypatch, cou
 
 def test_first_weights_are_those_of_the_network_by_itself_but_for_the_given_ones():
     def make():
-        config = EncoderConfig.toy()
+        config = EncoderConfig.tiny()
         backbone = IRSEConfig(widths=(16, 16, 16, 16), depths=(1, 1, 1, 1))
         config = dataclasses.replace(config, style_dim=8, backbone=backbone)
         return nnx.Dict(encoder=Encoder(config, rngs=nnx.Rngs(3)))
