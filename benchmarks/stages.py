@@ -23,12 +23,14 @@ from jax.sharding import Mesh
 
 from benchmarks import common, machine, sides, timing
 from benchmarks.encode import random_images
-from benchmarks.train_step import IMAGE_SIZE, make_networks, make_step
+from benchmarks.train_step import IMAGE_SIZE, a_batch, make_networks, make_step
+from configs import ffhq
 from e4e_jax.models.encoder import Encoder
 from e4e_jax.runtime import parallel, tuning
-from e4e_jax.training.encoder_step import STATE_SPECS, EncoderOptions, place_state
+from e4e_jax.training.encoder_step import STATE_SPECS, place_state
+from e4e_jax.training.objective import read_objective
 
-OPTIONS = EncoderOptions()
+OPTIONS = read_objective(ffhq.get_config().objective)
 NO_HEADS = "no heads"
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
@@ -85,7 +87,7 @@ def measure(case, *, precision="float32", repeats=10, small=False) -> dict:
     resolution, batch_size = common.sizes(case)
     sides.set_precision(precision)
     mesh = Mesh(np.array(jax.devices()[:1]), (parallel.AXIS,))
-    batch = parallel.put_batch({"image": random_images(IMAGE_SIZE, batch_size)}, mesh)
+    batch = parallel.put_batch(a_batch(random_images(IMAGE_SIZE, batch_size)), mesh)
     dtype = sides.compute_dtype(precision)
     encoder, *others = make_networks(resolution, small, dtype, sides.random_module)
     last = encoder.config.num_styles - 1

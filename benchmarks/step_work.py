@@ -100,11 +100,14 @@ def abstract_step(batch: int, dtype, *, resolution=None, small=False, remat="non
     pools = {"real_pool": state.real_pool, "fake_pool": state.fake_pool}
     stacked = jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(devices), *x.shape), x.dtype), pools)
     shape = (batch * len(devices), IMAGE_SIZE, IMAGE_SIZE, 3)
-    images = jax.ShapeDtypeStruct(shape, jnp.float32)
+    images = {
+        "image": jax.ShapeDtypeStruct(shape, jnp.float32),
+        "index": jax.ShapeDtypeStruct(shape[:1], jnp.int32),
+    }
     mesh = Mesh(np.array(devices), (parallel.AXIS,))
     _, step = make_step(encoder, discriminator, frozen, remat=remat)
     program = parallel.parallelize(step, mesh, state_specs=STATE_SPECS)
-    return program, (state.replace(**stacked), {"image": images}, frozen.split()[1])
+    return program, (state.replace(**stacked), images, frozen.split()[1])
 
 
 def _encoder_and_loss(batch, dtype, small, remat):

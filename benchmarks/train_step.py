@@ -12,6 +12,7 @@ if __name__ == "__main__":
     program.begin("benchmarks.train_step")
 
 import argparse
+import dataclasses
 import functools
 import time
 
@@ -25,6 +26,7 @@ from jax.sharding import Mesh
 from benchmarks import common, cost, machine, sides
 from benchmarks.encode import SMALL_BACKBONE, encoder_config, head_convolutions, random_images
 from benchmarks.synthesis import generator_config
+from configs import ffhq
 from e4e_jax.models.arcface import ArcFace, ArcFaceConfig
 from e4e_jax.models.encoder import Encoder
 from e4e_jax.models.irse import IRSEConfig
@@ -35,15 +37,15 @@ from e4e_jax.runtime import parallel
 from e4e_jax.training.encoder_step import (
     REMAT,
     STATE_SPECS,
-    EncoderOptions,
     FrozenNetworks,
     make_encoder_step,
     place_state,
 )
+from e4e_jax.training.objective import read_objective
 from e4e_jax.training.ranger import ranger
 
 IMAGE_SIZE = 256
-OPTIONS = EncoderOptions(progressive_start=None)
+OPTIONS = dataclasses.replace(read_objective(ffhq.get_config().objective), progressive_start=None)
 _B1 = 0.95  # of Ranger: the momentum of the first step is (1 - _B1) times the gradient
 
 
@@ -65,16 +67,25 @@ def make_networks(resolution, small, dtype, make):
     discriminator = make(lambda rngs: LatentDiscriminator(config.w_dim, rngs=rngs))
     frozen = FrozenNetworks(
         generator=make(lambda rngs: Generator(config, dtype=dtype, rngs=rngs)),
-        perceptual=make(lambda rngs: LPIPS(LPIPSConfig(), dtype=dtype, rngs=rngs)),
-        identity=make(
-            lambda rngs: ArcFace(ArcFaceConfig(identity_backbone(small)), dtype=dtype, rngs=rngs)
-        ),
+        others={
+            "perceptual": make(lambda rngs: LPIPS(LPIPSConfig(), dtype=dtype, rngs=rngs)),
+            "identity": make(
+                lambda rngs: ArcFace(
+                    ArcFaceConfig(identity_backbone(small)), dtype=dtype, rngs=rngs
+                )
+            ),
+        },
     )
     return encoder, discriminator, frozen
 
 
 def identity_backbone(small: bool) -> IRSEConfig:
     return SMALL_BACKBONE if small else IRSEConfig.ir_se_50()
+
+
+def a_batch(images) -> dict[str, np.ndarray]:
+    """What the step takes of images [B, 256, 256, 3]."""
+    return {"image": images, "index": np.arange(len(images), dtype=np.int32)}
 
 
 def make_step(encoder, discriminator, frozen, options=OPTIONS, *, remat="none"):
@@ -131,7 +142,7 @@ def _ours(step, encoder, discriminator, frozen, images):
     init, _ = make_step(encoder, discriminator, frozen)
     state = place_state(init(jax.random.key(0)), mesh)
     arrays = parallel.replicate(frozen.split()[1], mesh)
-    batch = parallel.put_batch({"image": images}, mesh)
+    batch = parallel.put_batch(a_batch(images), mesh)
     program = parallel.parallelize(step, mesh, state_specs=STATE_SPECS)
     counted = cost.count(program, state, batch, arrays)
     start = time.perf_counter()
@@ -165,7 +176,7 @@ def _pytorch(encoder, discriminator, frozen, images, flags, compiled):
         "perceptual": networks.LPIPS("alex").eval(),
         "identity": networks.ArcFace(identity_backbone(flags.small), 512, side=7).eval(),
     }
-    sources = {"encoder": encoder, "discriminator": discriminator, **vars(frozen)}
+    sources = {"encoder": encoder, "discriminator": discriminator, **frozen.others}
     for name, form in forms.items():
         networks.copy_weights(sources[name], form).to(device)
     parameters = stylegan2.torch_parameters(frozen.generator, device)

@@ -82,12 +82,15 @@ def get_encoder_config() -> ml_collections.ConfigDict:
     encoder.coarse, encoder.middle = 3, 7
     encoder.warm_start = "bundles/ir_se50"  # "" for a random start
 
+    # Weights of the losses that e4e_jax/training/registry.py names; 0 switches one off. Any other
+    # is a section: objective.mine = {"loss": "package.module:function", "weight": 0.1}.
     config.objective = objective = ml_collections.ConfigDict()
     objective.l2 = 1.0
     objective.perceptual = 0.8
     objective.identity = 0.5
     objective.adversarial = 0.1
     objective.delta_norm = 2e-4
+    objective.w_norm = 0.0  # pSp's on sketches and maps of labels: 0.005
     objective.progressive_start = 20_000
     objective.progressive_every = 2_000
     objective.r1_gamma = 10.0

@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 from jax import export
 
+from configs import ffhq
 from e4e_jax.models.arcface import ArcFace, ArcFaceConfig
 from e4e_jax.models.discriminator import Discriminator
 from e4e_jax.models.encoder import Encoder, EncoderConfig
@@ -21,8 +22,9 @@ from e4e_jax.models.latent_discriminator import LatentDiscriminator
 from e4e_jax.models.lpips import LPIPS, LPIPSConfig
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
 from e4e_jax.runtime.parallel import AXIS
-from e4e_jax.training.encoder_step import EncoderOptions, FrozenNetworks, make_encoder_step
+from e4e_jax.training.encoder_step import FrozenNetworks, make_encoder_step
 from e4e_jax.training.generator_step import GeneratorOptions, make_generator_step
+from e4e_jax.training.objective import read_objective
 from e4e_jax.training.ranger import ranger
 
 CONVOLUTION = re.compile(r"stablehlo\.convolution.* -> tensor<(?:\d+x)*(\w+)>")
@@ -105,8 +107,10 @@ def test_encoder_training_step_for_ffhq(platform, dtype):
         face_config = ArcFaceConfig(IRSEConfig.ir_se_50())
         return FrozenNetworks(
             generator=make(lambda: Generator(GeneratorConfig(1024), dtype=dtype, rngs=nnx.Rngs(0))),
-            perceptual=make(lambda: LPIPS(LPIPSConfig(), dtype=dtype, rngs=nnx.Rngs(0))),
-            identity=make(lambda: ArcFace(face_config, dtype=dtype, rngs=nnx.Rngs(0))),
+            others={
+                "perceptual": make(lambda: LPIPS(LPIPSConfig(), dtype=dtype, rngs=nnx.Rngs(0))),
+                "identity": make(lambda: ArcFace(face_config, dtype=dtype, rngs=nnx.Rngs(0))),
+            },
         )
 
     def build(make):
@@ -116,10 +120,13 @@ def test_encoder_training_step_for_ffhq(platform, dtype):
             frozen(make),
             ranger(1e-4),
             optax.adam(2e-5),
-            EncoderOptions(),
+            read_objective(ffhq.get_config().objective),
         )
 
-    batch = {"image": jax.ShapeDtypeStruct((8, 256, 256, 3), jnp.float32)}
+    batch = {
+        "image": jax.ShapeDtypeStruct((8, 256, 256, 3), jnp.float32),
+        "index": jax.ShapeDtypeStruct((8,), jnp.int32),
+    }
     _, arrays = frozen(nnx.eval_shape).split()
     assert lower_step(build, platform, batch, arrays) == convolution_type(dtype)
 

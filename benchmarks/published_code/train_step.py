@@ -13,7 +13,8 @@ from convert_weights.features import arcface_rows, lpips_rows
 from convert_weights.rows import linear
 from e4e_jax.models.encoder import Encoder
 from e4e_jax.models.latent_discriminator import LatentDiscriminator
-from e4e_jax.training.encoder_step import EncoderOptions, FrozenNetworks
+from e4e_jax.training.encoder_step import FrozenNetworks
+from e4e_jax.training.objective import EncoderOptions
 
 # Our names of the losses -> those that it reports.
 _TERMS = {
@@ -64,8 +65,8 @@ class TrainStep:
         coach.opts = _options(frozen.generator.config, options, batch, coach.device)
         with contextlib.redirect_stdout(io.StringIO()):  # it tells what it does
             coach.net = _network(encoder, frozen.generator, coach.opts)
-            coach.id_loss = _identity_loss(frozen.identity)
-            coach.lpips_loss = _perceptual_loss(frozen.perceptual)
+            coach.id_loss = _identity_loss(frozen.others["identity"])
+            coach.lpips_loss = _perceptual_loss(frozen.others["perceptual"])
         coach.optimizer = coach.configure_optimizers()
         coach.discriminator = _discriminator(discriminator)
         coach.discriminator_optimizer = torch.optim.Adam(
@@ -98,12 +99,12 @@ def _options(config, options, batch, device):
         learning_rate=1e-4,
         train_decoder=False,
         progressive_steps=list(range(config.num_styles)),
-        l2_lambda=options.l2,
-        lpips_lambda=options.perceptual,
-        id_lambda=options.identity,
+        l2_lambda=options.weights["l2"],
+        lpips_lambda=options.weights["perceptual"],
+        id_lambda=options.weights["identity"],
         delta_norm=2,
-        delta_norm_lambda=options.delta_norm,
-        w_discriminator_lambda=options.adversarial,
+        delta_norm_lambda=options.weights["delta_norm"],
+        w_discriminator_lambda=options.weights["adversarial"],
         w_discriminator_lr=2e-5,
         use_w_pool=True,
         w_pool_size=options.w_pool_size,

@@ -76,7 +76,7 @@ class TrainStep:
       generator: parameters of `stylegan2.torch_parameters`, without gradients.
       config: the generator's.
       perceptual, identity: frozen modules; the latter reads face crops.
-      options: weights and rates, as `training.encoder_step.EncoderOptions` has them.
+      options: weights and rates, as `training.objective.EncoderOptions` has them.
       compiled: the networks go through `torch.compile`.
     """
 
@@ -119,7 +119,7 @@ class TrainStep:
             "adversarial": F.softplus(-self.discriminator(codes)).mean(),
             "delta_norm": (codes[:, 1:] - codes[:, :1]).norm(dim=2).mean(0).sum(),
         }
-        loss = sum(getattr(self.options, k) * v for k, v in terms.items() if k != "discriminator")
+        loss = sum(weight * terms[name] for name, weight in self.options.weights.items())
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()

@@ -14,7 +14,8 @@ from typing import Any
 
 from e4e_jax.data.registry import SOURCES, check_source
 from e4e_jax.runtime.registry import Registry, is_import_path, perhaps
-from e4e_jax.training.registry import OPTIMIZERS, SCHEDULES, TASKS
+from e4e_jax.training.objective import ROLES, read_objective
+from e4e_jax.training.registry import LOSSES, OPTIMIZERS, SCHEDULES, TASKS
 
 _MOST = 10**9  # of steps and images
 
@@ -200,12 +201,8 @@ _ENCODER = {
     "coarse": whole(1, 18),
     "middle": whole(1, 18),
     "warm_start": text(),
-}) | _section("objective", {
-    "l2": _WEIGHT,
-    "perceptual": _WEIGHT,
-    "identity": _WEIGHT,
-    "adversarial": _WEIGHT,
-    "delta_norm": _WEIGHT,
+}) | _section("objective", dict.fromkeys(LOSSES, _WEIGHT) | {
+    "*": plain(),
     "progressive_start": optional(whole(0, _MOST)),
     "progressive_every": whole(1, _MOST),
     "r1_gamma": _WEIGHT,
@@ -281,6 +278,8 @@ def check_config(config) -> None:
     for name, row in rows.items():
         if row.needed and name not in values and not name.endswith("*"):
             raise ValueError(f"config.{name} is missing; expected {row.expected}.")
+    if task == "encoder":
+        read_objective(config.objective)
 
 
 def _fields_of_own_task(config) -> dict[str, Field]:
@@ -355,11 +354,9 @@ def check_devices(config, devices: int) -> None:
 
 
 def _check_encoder(config):
-    needed = {"generator": True} | {
-        field: bool(config.objective[field]) for field in ("perceptual", "identity")
-    }
-    for field, is_needed in needed.items():
-        if is_needed and not config[field]:
+    needed = {"generator", *read_objective(config.objective).networks}
+    for field in ("generator", *ROLES):
+        if field in needed and not config[field]:
             raise ValueError(
                 f"config.{field} is empty; expected a bundle (--config.{field}=PATH), "
                 "which `python -m convert_weights` makes of a published checkpoint."

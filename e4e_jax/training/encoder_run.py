@@ -22,12 +22,12 @@ from e4e_jax.runtime import parallel
 from e4e_jax.training.encoder_evaluation import Edit, EncoderEvaluation
 from e4e_jax.training.encoder_step import (
     STATE_SPECS,
-    EncoderOptions,
     EncoderState,
     FrozenNetworks,
     make_encoder_step,
     place_state,
 )
+from e4e_jax.training.objective import ROLES, EncoderOptions, read_objective
 from e4e_jax.training.run import (
     Run,
     build_optimizer,
@@ -54,7 +54,8 @@ def build_encoder_run(config, mesh) -> Run:
       ValueError, FileNotFoundError: the config does not fit together, or names a file that is
         not there; in one sentence.
     """
-    networks = _frozen_networks(config)
+    options = read_objective(config.objective)
+    networks = _frozen_networks(config, options)
     encoder_config = _encoder_config(config, networks.generator.config)
 
     def make():
@@ -76,7 +77,7 @@ def build_encoder_run(config, mesh) -> Run:
         networks,
         build_optimizer(config.optimizer, config.total_steps, stacked_axes=_stacked_axes),
         build_optimizer(config.discriminator_optimizer, config.total_steps),
-        EncoderOptions(**config.objective),
+        options,
         remat=config.remat,
     )
     compiled = parallel.parallelize(float_images(step), mesh, state_specs=STATE_SPECS)
@@ -166,18 +167,14 @@ def encoder_bundle(config, read: Callable[[Any], Any]) -> bundle.Bundle:
     return bundle.Bundle("inverter", {"encoder": trained, "generator": generator}, {})
 
 
-def _frozen_networks(config) -> FrozenNetworks:
-    """Generator and feature networks, as far as the objective needs them."""
-    networks = {}
-    if config.objective.perceptual:
-        networks["perceptual"] = config.perceptual
-    if config.objective.identity:
-        networks["identity"] = config.identity
+def _frozen_networks(config, options: EncoderOptions) -> FrozenNetworks:
+    """The generator and what the losses look through."""
     dtype = jnp.dtype(config.dtype)
+    networks = {name: config[name] if name in ROLES else name for name in options.networks}
     # One network in two roles is loaded once, and the compiler computes its features once.
     by_name = {name: bundle.load_network(name, dtype=dtype) for name in {*networks.values()}}
     loaded = {role: by_name[name] for role, name in networks.items()}
-    return FrozenNetworks(generator=_generator(config, dtype), **loaded)
+    return FrozenNetworks(_generator(config, dtype), loaded)
 
 
 def _generator(config, dtype=None):

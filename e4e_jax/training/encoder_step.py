@@ -7,7 +7,7 @@ batch twice, once for each player, one forward pass here serves both.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -22,40 +22,18 @@ from e4e_jax.models.stylegan2 import Generator
 from e4e_jax.runtime.parallel import (
     PER_DEVICE,
     REPLICATED,
-    example_indices,
     example_keys,
     mean_over_devices,
     replicate,
     stack_per_device,
 )
+from e4e_jax.runtime.registry import call
 from e4e_jax.training import losses
+from e4e_jax.training.objective import EncoderOptions
+from e4e_jax.training.registry import LOSSES
 from e4e_jax.training.w_pool import WPool, init_w_pool, pick_layer, query_w_pool
 
 REMAT = ("none", "encoder", "generator", "all")
-
-
-@dataclasses.dataclass(frozen=True)
-class EncoderOptions:
-    """The objective; a weight of 0 switches its term off.
-
-    Attributes:
-      l2, perceptual, identity, adversarial, delta_norm: weights of the losses.
-      progressive_start: step that opens the first delta; None opens all from the start.
-      progressive_every: steps until the next delta opens.
-      r1_gamma, r1_every: gradient penalty of the latent discriminator, and how often.
-      w_pool_size: codes kept in each W pool, per device; 0 for none.
-    """
-
-    l2: float = 1.0
-    perceptual: float = 0.8
-    identity: float = 0.1
-    adversarial: float = 0.1
-    delta_norm: float = 2e-4
-    progressive_start: int | None = 20_000
-    progressive_every: int = 2_000
-    r1_gamma: float = 10.0
-    r1_every: int = 16
-    w_pool_size: int = 50
 
 
 @struct.dataclass
@@ -92,17 +70,15 @@ class FrozenNetworks:
 
     Attributes:
       generator: its `latent_avg` is the code that the encoder's offsets start from.
-      perceptual: has `features(images)` and `distance(features, features) -> [B]`; or None.
-      identity: has `embed(images) -> [B, E]`; or None.
+      others: name -> what losses look through (see `objective.Term.network`).
     """
 
     generator: Generator
-    perceptual: nnx.Module | None = None
-    identity: nnx.Module | None = None
+    others: Mapping[str, nnx.Module] = dataclasses.field(default_factory=dict)
 
     def split(self):
         """The graph (static) and the arrays (an argument of the compiled step)."""
-        return nnx.split(nnx.Dict(**{k: v for k, v in vars(self).items() if v is not None}))
+        return nnx.split(nnx.Dict(generator=self.generator, **self.others))
 
 
 def make_encoder_step(
@@ -118,8 +94,9 @@ def make_encoder_step(
 ) -> tuple[Callable, Callable]:
     """Returns `init(key) -> state` and `step(state, batch, frozen) -> (state, metrics)`.
 
-    The batch holds "image" [b, H, W, 3] in [-1, 1] of this device; `frozen` are the arrays of
-    `networks.split()`. `step` runs per device over the named axis and averages its gradients and
+    The batch holds "image" [b, H, W, 3] in [-1, 1] of this device and "index" [b], the position of
+    each example in the global batch; `frozen` are the arrays of `networks.split()`. `step` runs per
+    device over the named axis and averages its gradients and
     metrics over it. `state.step` decides the progressive stage, so one compiled program serves
     the whole run.
 
@@ -133,7 +110,8 @@ def make_encoder_step(
       axis_name: of the devices.
 
     Raises:
-      ValueError: another `remat`.
+      ValueError: another `remat`, or a loss that there is not. Options that a loss does not take
+        are told by the first step.
     """
     if remat not in REMAT:
         raise ValueError(f"remat is {remat!r}; expected one of {', '.join(REMAT)}.")
@@ -141,6 +119,7 @@ def make_encoder_step(
     graph, params, batch_stats = nnx.split(encoder, nnx.Param, nnx.BatchStat)
     discriminator_graph, discriminator_params = nnx.split(discriminator)
     frozen_graph, _ = networks.split()
+    terms = [(term, LOSSES.find(term.loss)) for term in options.terms]
     last_stage = config.num_styles - 1
 
     def init(key):
@@ -204,37 +183,11 @@ def make_encoder_step(
         )
         return state, loss
 
-    def encoder_losses(codes, images, discriminator_params, frozen, stage, noise_keys):
-        """Each term, unweighted, of codes that already hold `latent_avg`."""
-        inverted = synthesize_like(
-            frozen["generator"],
-            codes,
-            config.image_size,
-            noise="random",
-            keys=noise_keys,
-            remat=remat in ("generator", "all"),
-        )
-        terms = {"l2": losses.l2(inverted, images)}
-        if options.perceptual:
-            network = frozen["perceptual"]
-            target = jax.lax.stop_gradient(network.features(images))
-            terms["perceptual"] = jnp.mean(network.distance(network.features(inverted), target))
-        if options.identity:
-            network = frozen["identity"]
-            target = jax.lax.stop_gradient(network.embed(images))
-            terms["identity"] = losses.cosine_identity(network.embed(inverted), target)
-        if options.adversarial:
-            logits = discriminate(discriminator_params, codes)  # [B, L]
-            terms["adversarial"] = losses.active_layers_mean(jax.nn.softplus(-logits), stage)
-        if options.delta_norm:
-            terms["delta_norm"] = losses.delta_norm(codes, stage)
-        return terms
-
     def step(state: EncoderState, batch, frozen):
         networks = nnx.merge(frozen_graph, frozen)
         generator = networks["generator"]
         images = batch["image"]
-        keys = example_keys(state.key, state.step, example_indices(images.shape[0], axis_name))
+        keys = example_keys(state.key, state.step, batch["index"])
         z_keys, layer_keys, noise_keys = jax.vmap(lambda k: jax.random.split(k, 3))(keys).T
         if options.progressive_start is None:
             stage = jnp.asarray(last_stage)
@@ -252,19 +205,37 @@ def make_encoder_step(
 
         codes, pull_encoder, batch_stats = jax.vjp(encode, state.encoder, has_aux=True)
         metrics = {}
-        if options.adversarial:
+        if options.is_adversarial:
             state, metrics["discriminator"] = train_discriminator(
                 state, generator, jax.lax.stop_gradient(codes), stage, (z_keys, layer_keys)
             )
 
-        def loss(codes):
-            terms = encoder_losses(codes, images, state.discriminator, networks, stage, noise_keys)
-            return sum(getattr(options, name) * value for name, value in terms.items()), terms
+        others = dict(networks) | {
+            "discriminator": nnx.merge(discriminator_graph, state.discriminator)
+        }
 
-        (total, terms), code_gradients = jax.value_and_grad(loss, has_aux=True)(codes)
+        def objective(codes):
+            inverted = synthesize_like(
+                generator,
+                codes,
+                config.image_size,
+                noise="random",
+                keys=noise_keys,
+                remat=remat in ("generator", "all"),
+            )
+            seen = images, inverted, codes, stage, others
+            values = {
+                term.name: call(
+                    f"config.objective.{term.name}: {term.loss}", loss, *seen, **term.options
+                )
+                for term, loss in terms
+            }
+            return sum(term.weight * values[term.name] for term, _ in terms), values
+
+        (total, values), code_gradients = jax.value_and_grad(objective, has_aux=True)(codes)
         (gradients,) = pull_encoder(code_gradients)
         gradients, metrics = mean_over_devices(
-            (gradients, {"loss": total, **terms, **metrics}), axis_name
+            (gradients, {"loss": total, **values, **metrics}), axis_name
         )
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.encoder)
         state = state.replace(

@@ -60,13 +60,26 @@ def delta_norm(w_plus: jax.Array, stage: jax.Array | int) -> jax.Array:
       A scalar. The gradient at a delta of zero is zero.
     """
     deltas = w_plus[:, 1:] - w_plus[:, :1]  # [B, L - 1, D]
-    squares = jnp.sum(jnp.square(deltas), axis=-1)
-    # The derivative of the root at zero is infinite; `where` inside as well as outside keeps it
-    # out of the backward pass.
-    zero = squares == 0
-    norms = jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squares)))
+    norms = _root(jnp.sum(jnp.square(deltas), axis=-1))
     active = jnp.arange(1, w_plus.shape[1]) <= stage
     return jnp.sum(jnp.where(active, jnp.mean(norms, axis=0), 0.0))
+
+
+def w_norm(offsets: jax.Array) -> jax.Array:
+    """L2 norm of all styles' offsets [B, L, D] together, mean over the batch.
+
+    Of pSp (Richardson et al. 2021, arXiv 2008.00951, section 3.2), where offsets are those from the
+    average code. The gradient at an offset of zero is zero.
+    """
+    return jnp.mean(_root(jnp.sum(jnp.square(offsets), axis=(1, 2))))
+
+
+def _root(squares):
+    """Square roots whose gradient at zero is zero."""
+    # The derivative there is infinite; `where` inside as well as outside keeps it out of the
+    # backward pass.
+    zero = squares == 0
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squares)))
 
 
 def active_layers_mean(values: jax.Array, stage: jax.Array | int) -> jax.Array:

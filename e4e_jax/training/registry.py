@@ -1,4 +1,4 @@
-"""What a config of training names by name or import path: tasks, optimisers, schedules."""
+"""What a config of training names by name or import path: tasks, losses, optimisers, schedules."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -40,6 +40,20 @@ BUNDLES = Registry("task whose networks can be read from a checkpoint", {
     "encoder": "e4e_jax.training.encoder_run:encoder_bundle",
     "generator": "e4e_jax.training.generator_run:generator_bundle",
     "features": "e4e_jax.training.features_run:features_bundle",
+})  # fmt: skip
+
+
+_LOSSES = "e4e_jax.training.encoder_losses"
+
+# Terms of the encoder's objective, in the order in which they are added up. Their contract is
+# `encoder_losses.Loss`; `objective.read_objective` says how a config gives weights and options.
+LOSSES = Registry("loss", {
+    "l2": f"{_LOSSES}:l2",
+    "perceptual": f"{_LOSSES}:perceptual",
+    "identity": f"{_LOSSES}:identity",
+    "adversarial": f"{_LOSSES}:adversarial",
+    "delta_norm": f"{_LOSSES}:delta_norm",
+    "w_norm": f"{_LOSSES}:w_norm",
 })  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 from helpers import randomize, relative_error, run_two_processes
 
+from configs import common
 from e4e_jax.inversion.invert import invert
 from e4e_jax.models.encoder import Encoder, EncoderConfig
 from e4e_jax.models.irse import IRSEConfig
@@ -21,18 +22,24 @@ from e4e_jax.toy.features import ToyFeatures, ToyFeaturesConfig
 from e4e_jax.training import losses
 from e4e_jax.training.encoder_step import (
     STATE_SPECS,
-    EncoderOptions,
     FrozenNetworks,
     make_encoder_step,
     place_state,
 )
+from e4e_jax.training.objective import read_objective
 
 SIZE = 8
 BACKBONE = IRSEConfig(widths=(4, 4, 8, 8), depths=(1, 1, 1, 1), squeeze_reduction=2)
-OPTIONS = EncoderOptions(
-    perceptual=0.8, identity=0.5, progressive_start=3, progressive_every=2, r1_every=4,
-    w_pool_size=0, delta_norm=0.01,
-)  # fmt: skip
+
+
+def objective(**changes):
+    """The published objective but for some fields."""
+    return read_objective(dict(common.get_encoder_config().objective) | changes)
+
+
+OPTIONS = objective(
+    progressive_start=3, progressive_every=2, r1_every=4, w_pool_size=0, delta_norm=0.01
+)
 
 
 def networks():
@@ -46,8 +53,7 @@ def networks():
     features.eval()
     return FrozenNetworks(
         generator=randomize(Generator(config, rngs=nnx.Rngs(1)), 1),
-        perceptual=features,
-        identity=features,
+        others={"perceptual": features, "identity": features},
     )
 
 
@@ -69,7 +75,10 @@ def build(options=OPTIONS, kind="e4e", optimizer=None, remat="none"):
 def batches(count, size=8):
     rng = np.random.default_rng(5)
     return [
-        {"image": rng.uniform(-1, 1, (size, SIZE, SIZE, 3)).astype(np.float32)}
+        {
+            "image": rng.uniform(-1, 1, (size, SIZE, SIZE, 3)).astype(np.float32),
+            "index": np.arange(size, dtype=np.int32),
+        }
         for _ in range(count)
     ]
 
@@ -81,7 +90,7 @@ def run(compiled, init, frozen, mesh, steps):
     for batch in batches(steps):
         share = batch["image"].shape[0] // jax.process_count()
         first = share * jax.process_index()
-        batch = {"image": batch["image"][first : first + share]}
+        batch = {name: rows[first : first + share] for name, rows in batch.items()}
         state, metrics = compiled(state, parallel.put_batch(batch, mesh), arrays)
         history.append({name: float(value) for name, value in metrics.items()})
     return state, history
@@ -151,7 +160,7 @@ def test_pmap_gives_what_shard_map_gives():
 
     mapped = jax.pmap(with_key, axis_name="data", in_axes=(0, 0, None))
     for batch, wanted in zip(batches(4), recorded(4)[0], strict=False):
-        split = {"image": batch["image"].reshape(4, 2, SIZE, SIZE, 3)}
+        split = {name: rows.reshape(4, 2, *rows.shape[1:]) for name, rows in batch.items()}
         state, metrics = mapped(state, split, frozen.split()[1])
         for name, value in wanted.items():
             assert float(metrics[name][0]) == pytest.approx(value, rel=1e-6, abs=1e-7), name
@@ -159,9 +168,7 @@ def test_pmap_gives_what_shard_map_gives():
 
 def test_one_pass_gives_the_gradient_of_the_whole_objective():
     """SGD with rate 1 turns the step into the gradient; plain jax.grad of the sum is beside it."""
-    options = EncoderOptions(
-        perceptual=0.8, identity=0.5, adversarial=0.0, delta_norm=0.01, progressive_start=None
-    )
+    options = objective(adversarial=0.0, delta_norm=0.01, progressive_start=None)
     frozen = networks()
     _, _, _, encoder = build(options)
     init, step = make_encoder_step(
@@ -180,10 +187,10 @@ def test_one_pass_gives_the_gradient_of_the_whole_objective():
     graph, params, stats = nnx.split(encoder, nnx.Param, nnx.BatchStat)
     images = jnp.asarray(batch["image"])
 
-    def objective(params):
+    def whole(params):
         model = nnx.merge(graph, params, stats, copy=True)
         codes, inverted = invert(model, frozen.generator, images, noise="random", keys=noise_keys)
-        features = frozen.perceptual
+        features = frozen.others["perceptual"]
         distance = features.distance(features.features(inverted), features.features(images))
         identity = losses.cosine_identity(features.embed(inverted), features.embed(images))
         deltas = jnp.linalg.norm(codes[:, 1:] - codes[:, :1], axis=-1).mean(0).sum()
@@ -194,7 +201,7 @@ def test_one_pass_gives_the_gradient_of_the_whole_objective():
 
     def on_one_device(params):
         return jax.shard_map(
-            jax.grad(objective), mesh=mesh, in_specs=parallel.REPLICATED,
+            jax.grad(whole), mesh=mesh, in_specs=parallel.REPLICATED,
             out_specs=parallel.REPLICATED, check_vma=False,
         )(params)  # fmt: skip
 
@@ -237,7 +244,7 @@ def test_what_cannot_be_recomputed_is_named():
 
 
 def test_w_pools_fill_and_differ_between_devices():
-    options = EncoderOptions(
+    options = objective(
         perceptual=0, identity=0, progressive_start=0, progressive_every=1, w_pool_size=3
     )
     init, step, frozen, _ = build(options)
@@ -253,7 +260,7 @@ def test_w_pools_fill_and_differ_between_devices():
 
 @pytest.mark.parametrize("kind", ["psp", "single_w"])
 def test_other_encoders_train_by_the_same_step(kind):
-    options = EncoderOptions(
+    options = objective(
         perceptual=0, identity=0, adversarial=0, delta_norm=0, progressive_start=None
     )
     init, step, frozen, _ = build(options, kind)
@@ -266,3 +273,39 @@ def test_other_encoders_train_by_the_same_step(kind):
         state, metrics = compiled(state, parallel.put_batch(batch, mesh), frozen.split()[1])
         history.append(float(metrics["loss"]))
     assert history[-1] < history[0]
+
+
+def darkness(target, inversion, codes, stage, networks, *, power=1.0):
+    """A loss of one's own."""
+    return jnp.mean(jnp.abs(target - inversion) ** power)
+
+
+def a_step_with(term):
+    options = objective(
+        l2=1.0, perceptual=0, identity=0, adversarial=0, delta_norm=0, progressive_start=None,
+        mine={"weight": 0.5, **term},
+    )  # fmt: skip
+    init, step, frozen, _ = build(options)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+    state = place_state(init(jax.random.key(0)), mesh)
+    (batch,) = batches(1)
+    compiled = parallel.parallelize(step, mesh, state_specs=STATE_SPECS)
+    return compiled(state, parallel.put_batch(batch, mesh), frozen.split()[1])[1]
+
+
+def test_a_loss_of_ones_own_is_weighted_and_told_its_options():
+    metrics = a_step_with({"loss": f"{__name__}:darkness", "power": 2.0})
+    assert metrics["mine"] == pytest.approx(float(metrics["l2"]), rel=1e-6)
+    assert metrics["loss"] == pytest.approx(1.5 * float(metrics["l2"]), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("term", "message"),
+    [
+        ({"loss": f"{__name__}:darkness", "colour": 1}, "darkness takes no 'colour'"),
+        ({"loss": f"{__name__}:missing"}, "cannot be imported: AttributeError"),
+    ],
+)
+def test_a_loss_that_cannot_be_used_is_told(term, message):
+    with pytest.raises(ValueError, match=message):
+        a_step_with(term)

@@ -65,6 +65,13 @@ def test_delta_norm_at_zero_has_a_finite_gradient():
     np.testing.assert_array_equal(gradient, np.zeros_like(w_plus))
 
 
+def test_w_norm():
+    offsets = random(13, 3, 6, 16)
+    assert_same_with_gradients(losses.w_norm, lambda w: w.norm(2, dim=(1, 2)).mean(), offsets)
+    gradient = jax.jit(jax.grad(losses.w_norm))(np.zeros_like(offsets))
+    np.testing.assert_array_equal(gradient, np.zeros_like(offsets))
+
+
 @pytest.mark.parametrize("stage", [0, 2, 5])
 def test_active_layers_mean(stage):
     values = random(4, 3, 6)
