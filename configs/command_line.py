@@ -1,6 +1,7 @@
 """The --config flag of train.py and eval.py, and one sentence for what is wrong with the flags."""
 
 import os
+import re
 import sys
 import traceback
 
@@ -63,6 +64,16 @@ def read_flags(argv, flag_values=flags.FLAGS) -> list[str]:
         else:
             reason = (text.splitlines() or [type(error).__name__])[-1]
         raise ValueError(" ".join(f"{reason:.500}".split())) from error
+
+
+def parse_size(values: list[str]) -> tuple[int, int]:
+    """The value of --size, (height, width); ValueError in one sentence."""
+    if len(values) != 2 or not all(re.fullmatch(r" *[1-9][0-9]{0,3} *", v) for v in values):
+        raise ValueError(
+            f"--size is {','.join(values):.80}; expected height,width such as 256,256, of at most "
+            "9999 each."
+        )
+    return int(values[0]), int(values[1])
 
 
 def _place_in_config(error) -> str | None:

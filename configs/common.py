@@ -21,6 +21,9 @@ def get_base_config() -> ml_collections.ConfigDict:
     config.keep_checkpoints = 2  # the newest ones, beside the best by validation
     config.validation_batch_size = 8
 
+    config.evaluation = evaluation = ml_collections.ConfigDict()
+    evaluation.metrics = ("l2", "lpips", "id", "fid", "swd")  # of eval.py on the held-out images
+
     config.data = data = ml_collections.ConfigDict()
     data.source = "folder"  # "folder", "tfds", "toy", or package.module:object of one's own
     data.options = ml_collections.ConfigDict()  # of one's own: what it is told
@@ -110,6 +113,7 @@ def get_generator_config() -> ml_collections.ConfigDict:
     """A StyleGAN2 generator of the data's image size (Karras et al. 2020, arXiv 1912.04958)."""
     config = get_base_config()
     config.task = "generator"
+    config.evaluation.metrics = ("fid", "kid", "pr", "swd")
     config.batch_size = 32
     config.total_steps = 100_000
 

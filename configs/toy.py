@@ -37,6 +37,10 @@ def get_config():
     )
     config.discriminator_optimizer.learning_rate = 1e-4
 
+    config.evaluation.metrics = (
+        "l2", "ms_ssim", "perceptual@toy/features", "id@toy/features", "fid@toy/features", "swd",
+        "lec", "factors@toy/features", "time",
+    )  # fmt: skip
     config.edits.directions = "toy/directions.npz"
     config.edits.shown = (("smile", 1.0), ("glasses", 1.0), ("age", 0.6))
     return config

@@ -46,5 +46,6 @@ def get_config():
         section.schedule_options.update(begin=2_000, final_fraction=0.02)
 
     config.discriminator_features = config.features = "toy/features"
+    config.evaluation.metrics = ("fid@toy/features", "kid@toy/features", "pr@toy/features", "swd")
     config.supervision.l2, config.supervision.perceptual = 300.0, 20.0
     return config

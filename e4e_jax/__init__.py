@@ -21,3 +21,27 @@ def load(name, *, dtype=None):
     from e4e_jax import api
 
     return api.load(name, dtype=dtype)
+
+
+def evaluate(model, source=None, metrics=None, **options):
+    """Measures a model, or images beside others.
+
+        report = e4e_jax.evaluate("toy", "faces", metrics=["l2", "ms_ssim"])
+        print(report, report["l2"])
+
+    Args:
+      model: what `load` gives, or its name; None to compare images with `reference`.
+      source: of images, or a folder, file or pattern of them.
+      metrics: each a NAME, NAME@NETWORK, or the import path of one's own; counts as in fid10k. By
+        default l2, lpips, id, fid and swd.
+      **options: `edits`, `reference`, `networks`, `cache` and others; see `metrics.prepare`.
+
+    Returns:
+      A `metrics.report.Report`: figures by name.
+
+    Raises:
+      FileNotFoundError, ValueError: something is not there or does not fit; in one sentence.
+    """
+    from e4e_jax.metrics.prepare import prepare
+
+    return prepare(model, source, metrics, **options).measure()

@@ -6,9 +6,11 @@ import json
 import logging
 import os
 import pathlib
+import re
 
 import jax
 import numpy as np
+from flax import nnx
 
 import e4e_jax
 from e4e_jax.runtime.files import read_arrays, write_arrays
@@ -64,19 +66,34 @@ def default_folder() -> str:
 def identify_images(source):
     """What a source's images depend on, for a key; None where that cannot be told.
 
-    Of a folder these are its path and every image's name, size and times of change, that of its
-    inode included, which `touch` and `cp -p` cannot set. A source that is a frozen dataclass, such
-    as the toy faces, is its own description.
+    Of files these are each one's path, size and times of change, that of its inode included, which
+    `touch` and `cp -p` cannot set. A source that is a frozen dataclass of plain values, such as the
+    drawn faces, is its own description.
     """
-    if hasattr(source, "path") and hasattr(source, "names"):
+    if hasattr(source, "paths"):
         listing = hashlib.sha256()
-        for name, path in zip(source.names, source.paths, strict=True):
+        for path in source.paths:
             status = os.stat(path)
-            entry = (name, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+            times = status.st_mtime_ns, status.st_ctime_ns
+            entry = (os.path.realpath(path), status.st_size, *times, status.st_ino)
             listing.update(json.dumps(entry).encode())
-        return {"folder": os.path.realpath(source.path), "listing": listing.hexdigest()}
+        return {"files": listing.hexdigest()}
     parameters = getattr(type(source), "__dataclass_params__", None)
-    return repr(source) if parameters is not None and parameters.frozen else None
+    if parameters is None or not parameters.frozen or " at 0x" in repr(source):
+        return None
+    return [type(source).__module__, repr(source)]
+
+
+def identify_network(network: nnx.Module) -> str:
+    """SHA-256 of all that a network is: its modules, their settings and all its numbers."""
+    graph, state = nnx.split(network)
+    total = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", repr(graph)).encode())
+    for path, x in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(state)):
+        array = np.ascontiguousarray(x)
+        name = jax.tree_util.keystr(path)
+        total.update(json.dumps([name, str(array.dtype), array.shape]).encode())
+        total.update(array.view(np.uint8).data)
+    return total.hexdigest()
 
 
 def _complete(key) -> str:

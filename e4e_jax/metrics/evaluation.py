@@ -1,237 +1,131 @@
-"""Metrics over sets of images: every image goes once through the networks, on all devices.
+"""Metrics that are ready to be measured, and what becomes of their columns: a report."""
 
-A `Pass` is a way through some images; a `Column` is what is computed of each and kept of all; a
-metric (see `table`) turns columns into figures. Columns that the cache knows are not computed.
-"""
-
+import contextlib
 import dataclasses
-import io
-import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, PartitionSpec
 
 from e4e_jax.metrics.cache import Cache
-from e4e_jax.metrics.fid import FeatureStatistics
-from e4e_jax.runtime.hosts import gather_arrays, gather_json
+from e4e_jax.metrics.columns import Column, Columns, Pass, find_pass
+from e4e_jax.metrics.metric import Request, Subject
+from e4e_jax.metrics.moments import FeatureStatistics
+from e4e_jax.metrics.networks import features_of
+from e4e_jax.metrics.report import Figure, Report
+from e4e_jax.runtime.progress import ProgressBar
 
 
-@dataclasses.dataclass(frozen=True)
-class Pass:
-    """A way through images, batch by batch.
-
-    Attributes:
-      count: how many images.
-      batch_size: images of a global batch, a multiple of the number of devices of all hosts.
-      batches: () -> this host's part of every batch: (numbers of the images [b], mask [b], False
-        for padding, arrays {name: [b, ...]}).
-      images: (networks, arrays and "index" [b]) -> what columns read, a dict; traceable.
-      identities: what the pass offers, as {role: key}: the roles that columns can ask for, and
-        what each depends on; a key of None is not cached.
-      image_size: (height, width) of the images that are compared.
-      names: of the images, in order.
-      where: where the images come from, for messages.
-    """
-
-    count: int
-    batch_size: int
-    batches: Callable[[], Iterator]
-    images: Callable[[Mapping, dict], dict]
-    identities: dict[str, Any]
-    image_size: tuple[int, int]
-    names: list[str]
-    where: str = "the set"
-
-
-@dataclasses.dataclass(frozen=True)
-class Column:
-    """What is computed of each image and kept of a set.
-
-    Attributes:
-      role: which pass can compute it, see `Pass.identities`.
-      compute: (networks, what `Pass.images` made) -> [b, ...]; traceable.
-      keep: `Rows` or `Moments`.
-      key: what the result depends on beside the images, JSON; None if it is not to be cached.
-      limit: only the first images of the pass; None for all.
-    """
-
-    role: str
-    compute: Callable[[Mapping, dict], jax.Array]
-    keep: type
-    key: Any
-    limit: int | None = None
-
-
-class Rows:
-    """All rows of a column [N, ...], in the order of the images."""
-
-    def __init__(self):
-        self._index, self._rows = [], []
-
-    def update(self, index, rows):
-        self._index.append(np.asarray(index))
-        self._rows.append(np.asarray(rows))
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        return {"index": np.concatenate(self._index), "rows": np.concatenate(self._rows)}
-
-    @staticmethod
-    def merged(parts: list[dict]) -> np.ndarray:
-        """From the `arrays` of all hosts."""
-        index, rows = (np.concatenate([part[n] for part in parts]) for n in ("index", "rows"))
-        return rows if np.all(np.diff(index) > 0) else rows[np.argsort(index)]
-
-
-class Moments:
-    """Sums of a column of features [N, D], in float64."""
-
-    def __init__(self):
-        self._statistics = None
-
-    def update(self, index, rows):
-        del index
-        if self._statistics is None:
-            self._statistics = FeatureStatistics(rows.shape[1])
-        self._statistics.update(rows)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        return {n: np.asarray(v) for n, v in vars(self._statistics).items()}
-
-    @staticmethod
-    def merged(parts: list[dict]) -> FeatureStatistics:
-        """From the `arrays` of all hosts."""
-        total = FeatureStatistics(parts[0]["sum"].size)
-        for part in parts:
-            total.count += int(part["count"])
-            total.sum += part["sum"]
-            total.outer_sum += part["outer_sum"]
-        return total
-
-
-def compute_columns(
-    columns: dict[str, Column], passes: list[Pass], networks, *, cache: Cache, progress
-) -> dict[str, Any]:
-    """Computes columns, each in the first pass that offers its role, or takes them from the cache.
+class Evaluation:
+    """Metrics of some ways through images, again and again; `prepare.prepare` makes it.
 
     Args:
-      columns: by name.
+      requests: the metrics.
+      subject: what they ask of.
       passes: the ways through the images.
-      networks: name -> module in evaluation mode, or None.
+      networks: what the passes need by its name, and what measures as "@NAME".
+      network_keys: "@NAME" -> what the network is, for the cache; see `cache.identify_network`.
       cache: of finished columns.
-      progress: (number of batches to come, their size) -> a progress bar: a context manager with
-        a method `update(batches done)`, such as `runtime.progress.ProgressBar`.
-
-    Returns:
-      name -> what the column keeps: an array [N, ...] of `Rows`, statistics of `Moments`. On
-      several hosts the same on each, but for what came from the cache, which the first one has.
+      progress: (batches to come, images of each) -> a progress bar, as `progress.ProgressBar`; None
+        for none.
 
     Raises:
-      ValueError: a role that no pass offers, or a pass with fewer images than a column's limit.
+      ValueError: a metric lacks what it needs; in one sentence.
     """
-    place = {name: find_pass(name, column, passes) for name, column in columns.items()}
-    keys = {name: _key(column, place[name]) for name, column in columns.items()}
-    kept = {}
-    for name, column in columns.items():
-        found = None if keys[name] is None else cache.get(keys[name])
-        if gather_json(found is not None)[0]:  # the first host's answer
-            kept[name] = None if found is None else column.keep.merged([found])
 
-    missing = [
-        (current, {n: c for n, c in columns.items() if n not in kept and place[n] is current})
-        for current in passes
-    ]
-    missing = [(current, wanted) for current, wanted in missing if wanted]
-    batches = [_num_batches(current, wanted) for current, wanted in missing]
-    if not missing:
-        return kept
-    done = 0
-    with progress(sum(batches), missing[0][0].batch_size) as bar:
-        for (current, wanted), count in zip(missing, batches, strict=True):
-            computed = _run(current, count, wanted, networks, lambda n, d=done: bar.update(d + n))
-            done += count
-            for name, parts in computed.items():
-                kept[name] = wanted[name].keep.merged(parts)
-                if keys[name] is not None:
-                    cache.put(keys[name], _joined(wanted[name].keep, parts, kept[name]))
-    return kept
-
-
-def _run(current: Pass, num_batches, columns, networks, progress) -> dict[str, list[dict]]:
-    """One way through the images -> for each column the `arrays` of all hosts."""
-    graph, state = nnx.split(nnx.Dict(**{n: m for n, m in networks.items() if m is not None}))
-    mesh = Mesh(np.array(jax.local_devices()), ("data",))
-
-    def per_device(state, arrays):
-        merged = nnx.merge(graph, state)
-        images = current.images(merged, arrays)
-        return {name: column.compute(merged, images) for name, column in columns.items()}
-
-    rows = PartitionSpec("data")
-    step = jax.jit(
-        jax.shard_map(
-            per_device,
-            mesh=mesh,
-            in_specs=(PartitionSpec(), rows),
-            out_specs=rows,
-            check_vma=False,  # no collectives: every device sees to its own images
-        )
-    )
-    state = jax.device_put(state, jax.sharding.NamedSharding(mesh, PartitionSpec()))
-    kept = {name: column.keep() for name, column in columns.items()}
-    batches = itertools.islice(current.batches(), num_batches)
-    for number, (index, mask, arrays) in enumerate(batches, 1):
-        outputs = jax.device_get(step(state, arrays | {"index": index.astype(np.int32)}))
-        for name, column in columns.items():
-            counted = mask if column.limit is None else mask & (index < column.limit)
-            kept[name].update(index[counted], outputs[name][counted])
-        progress(number)
-    return {name: _from_all_hosts(keep.arrays()) for name, keep in kept.items()}
-
-
-def find_pass(name: str, column: Column, passes: list[Pass]) -> Pass:
-    """The first pass that offers the column's role; ValueError, naming the metric, for none."""
-    for current in passes:
-        if column.role in current.identities:
-            if column.limit is not None and column.limit > current.count:
-                raise ValueError(
-                    f"{name} asks for {column.limit} images; there are {current.count}."
+    def __init__(
+        self,
+        requests: Sequence[Request],
+        subject: Subject,
+        passes: Sequence[Pass],
+        networks: Mapping[str, nnx.Module],
+        *,
+        network_keys: Mapping[str, str | None],
+        cache: Cache,
+        progress: Callable | None = ProgressBar,
+    ):
+        self._requests = requests
+        self._subject = subject
+        self._networks = dict(networks)
+        self._cache = cache
+        self._progress = progress or (lambda batches, batch_size: _NoBar())
+        self._place: dict[str, Pass] = {}
+        columns = {}
+        for request in requests:
+            for part, column in _columns_of(request, subject, network_keys).items():
+                name = f"{request.name}/{part}"
+                columns[name], self._place[request.name] = (
+                    column,
+                    find_pass(request.name, column, passes, request.metric.least),
                 )
-            return current
-    offered = sorted({role for current in passes for role in current.identities})
-    raise ValueError(f"{name} needs {column.role}; the images at hand give {', '.join(offered)}.")
+        self._columns = Columns(columns, passes)
+
+    def measure(self, networks: Mapping[str, nnx.Module] | None = None) -> Report:
+        """Measures what was asked for.
+
+        Args:
+          networks: "encoder" and "generator" with other weights than the model's, of the same
+            architecture: nothing is compiled again. Results of these are not cached.
+
+        Returns:
+          The report. On several hosts what came from the cache is in that of the first alone.
+        """
+        with jax.default_matmul_precision("highest"):
+            kept = self._columns.compute(
+                self._networks | dict(networks or {}),
+                cache=Cache(None) if networks else self._cache,
+                progress=self._progress,
+            )
+            return self._report(kept)
+
+    def _report(self, kept: Mapping[str, Any]) -> Report:
+        figures, per_image, names = [], {}, []
+        for request in self._requests:
+            metric, place = request.metric, self._place.get(request.name)
+            parts = {part: kept[f"{request.name}/{part}"] for part in metric.columns(self._subject)}
+            if any(part is None for part in parts.values()):
+                continue  # of the cache, which the first host alone has
+            counts = {part: _count(value) for part, value in parts.items()}
+            label = features_of(request.network) if request.network else metric.features
+            size = "x".join(map(str, place.image_size)) if place else _device()
+            for suffix, value in metric.figures(parts, self._subject).items():
+                name = f"{request.name} {suffix}".strip()
+                images = counts.get("measured", next(iter(counts.values()), 1))
+                figures.append(
+                    Figure(name, value, images, counts.get("reference"), f"{label}, {size}")
+                )
+            for suffix, rows in metric.per_image(parts, self._subject).items():
+                per_image[f"{request.name} {suffix}".strip()] = rows
+                names = place.names
+        return Report(tuple(figures), per_image, names)
 
 
-def _key(column: Column, current: Pass):
-    identity = current.identities[column.role]
-    return None if None in (identity, column.key) else [identity, column.key, column.limit]
+def _columns_of(request: Request, subject: Subject, network_keys) -> dict[str, Column]:
+    """A metric's columns with their network, limits and keys."""
+    written = request.written
+    network = None if request.network is None else f"@{request.network}"
+    columns = {}
+    for part, column in request.metric.columns(subject).items():
+        key = column.key if request.is_ours else None  # others' code can have changed
+        if key is not None:  # the name stands for its code, whose hash the cache adds
+            key = [written.row, key, network_keys.get(network)]
+        limit = written.reference_count if part == "reference" else written.count
+        columns[part] = dataclasses.replace(column, key=key, limit=limit, network=network)
+    return columns
 
 
-def _num_batches(current: Pass, columns) -> int:
-    limits = [current.count if c.limit is None else c.limit for c in columns.values()]
-    return -(-max(limits) // current.batch_size)
+class _NoBar(contextlib.nullcontext):
+    def __enter__(self):
+        return self
+
+    def update(self, done: int) -> None:
+        pass
 
 
-def _joined(keep, parts, merged):
-    """The `arrays` of one host that had seen everything."""
-    if len(parts) == 1:
-        return parts[0]
-    if keep is Rows:
-        return {"index": np.arange(len(merged)), "rows": merged}
-    return {name: np.asarray(value) for name, value in vars(merged).items()}
+def _device() -> str:
+    return jax.local_devices()[0].device_kind
 
 
-def _from_all_hosts(arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """The arrays of every host, bit for bit: JAX's own gathering would round float64."""
-    if jax.process_count() == 1:
-        return [arrays]
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    parts = []
-    for data in gather_arrays(np.frombuffer(buffer.getvalue(), np.uint8)):
-        with np.load(io.BytesIO(data.tobytes())) as archive:
-            parts.append({name: archive[name] for name in archive.files})
-    return parts
+def _count(kept) -> int:
+    return kept.count if isinstance(kept, FeatureStatistics) else len(kept)

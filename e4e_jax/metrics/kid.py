@@ -2,6 +2,10 @@
 
 import numpy as np
 
+from e4e_jax.metrics.columns import Rows
+from e4e_jax.metrics.fid import pooled_features
+from e4e_jax.metrics.metric import SetMetric
+
 
 def kernel_distance(reference, measured, *, subsets=100, subset_size=1000, seed=0) -> float:
     """KID: the unbiased squared MMD with the kernel (x·y/D + 1)³, mean over random subsets.
@@ -45,3 +49,8 @@ def _kernel(x, y):
 
 def _off_diagonal_sum(matrix):
     return matrix.sum() - np.trace(matrix)
+
+
+KID = SetMetric(
+    pooled_features, Rows, lambda a, b: {"": kernel_distance(a, b)}, "inception", "pooled"
+)

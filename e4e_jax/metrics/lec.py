@@ -1,24 +1,55 @@
 """Latent editing consistency (LEC; Tov et al. 2021, arXiv 2102.02766, section 5.2)."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from e4e_jax.metrics.columns import Column, Rows
+from e4e_jax.metrics.edits import keys
+from e4e_jax.metrics.metric import Metric, Subject
 
-def editing_distances(encode, synthesize, codes, edit, undo):
-    """How far codes are from themselves after edit, synthesis, encoding and the edit undone.
 
-    Args:
-      encode: images as `synthesize` makes them -> codes.
-      synthesize: codes -> images of the size that `encode` reads.
-      codes: w_plus [B, L, D], what `encode` makes of the images.
-      edit: codes -> codes.
-      undo: its inverse.
+class EditingConsistency(Metric):
+    """How far codes are from themselves after an edit, synthesis, encoding and the edit undone.
 
-    Returns:
-      [B]: Euclidean length of the difference of all layers; less is better.
+    The Euclidean length of the difference of all layers, for each of the edits; less is better.
     """
-    returned = undo(encode(synthesize(edit(codes))))
-    return jnp.sqrt(jnp.sum(jnp.square(returned - codes), axis=(1, 2)))
+
+    features = "codes w_plus"
+
+    def columns(self, subject: Subject) -> dict[str, Column]:
+        if not hasattr(subject.model, "encode"):
+            raise ValueError("lec needs an encoder and its generator (an inverter).")
+        if not subject.edits:
+            raise ValueError("lec needs edits, and there are none; expected some as in smile=1.")
+        edits = subject.edits
+        for edit in edits:
+            if not edit.can_be_undone(subject.model):
+                raise ValueError(
+                    f"lec undoes edits, and {edit.name} has no way back; expected steps along "
+                    "directions of codes."
+                )
+
+        def compute(network, images):
+            del network
+            codes, generator = images["codes"], images["generator"]
+            edited = jnp.stack([edit.apply(generator, codes) for edit in edits])
+            # One after the other: the networks are compiled once for all edits.
+            returned = jax.lax.map(lambda c: images["encode"](images["synthesize"](c)), edited)
+            undone = [edit.undo(generator, c) for edit, c in zip(edits, returned, strict=True)]
+            squares = jnp.square(jnp.stack(undone, axis=1) - codes[:, None])
+            return jnp.sqrt(jnp.sum(squares, axis=(2, 3)))  # [B, edits]
+
+        return {"codes": Column("codes", compute, Rows, key=keys(edits))}
+
+    def figures(self, kept: Mapping[str, Any], subject: Subject) -> dict[str, float]:
+        return {name: mean_without_outliers(d) for name, d in self.per_image(kept, subject).items()}
+
+    def per_image(self, kept: Mapping[str, Any], subject: Subject) -> dict[str, np.ndarray]:
+        return {edit.name: kept["codes"][:, i] for i, edit in enumerate(subject.edits)}
 
 
 def mean_without_outliers(distances) -> float:
@@ -30,3 +61,6 @@ def mean_without_outliers(distances) -> float:
     low = np.percentile(distances, 1, method="lower")
     high = np.percentile(distances, 99, method="higher")
     return float(distances[(distances >= low) & (distances <= high)].mean())
+
+
+LEC = EditingConsistency()

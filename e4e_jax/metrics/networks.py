@@ -1,8 +1,9 @@
-"""The networks that metrics measure with: what they are called, and where they come from."""
+"""The published networks that metrics measure with: their names, and where they come from."""
 
 import dataclasses
 import os
 import shlex
+from collections.abc import Iterable, Mapping
 
 from flax import nnx
 
@@ -14,7 +15,7 @@ class Network:
     """A network that measures.
 
     Attributes:
-      bundle: its bundle: a name in the folder of networks, or one that the package ships.
+      bundle: its bundle's name in the folder of networks.
       part: the network's name in the bundle.
       features: what figures made with it are labelled with.
       files: the published files that `python -m convert_weights` makes the bundle of.
@@ -24,8 +25,8 @@ class Network:
     bundle: str
     part: str
     features: str
-    files: str = ""
-    source: str = ""
+    files: str
+    source: str
 
 
 NETWORKS = {
@@ -52,16 +53,15 @@ NETWORKS = {
         "pt_inception-2015-12-05-6726825d.pth",
         "https://github.com/mseitzer/pytorch-fid/releases/tag/fid_weights",
     ),
-    "toy": Network("toy/features", "toy_features", "toy features"),
 }  # fmt: skip
 
 
-def find_networks(names, folder: str) -> dict[str, str]:
+def find_networks(names: Iterable[str], folder: str) -> dict[str, str]:
     """The paths of networks' bundles.
 
     Args:
-      names: of `NETWORKS`.
-      folder: where converted bundles lie.
+      names: of `NETWORKS`, or bundles.
+      folder: where the converted bundles of `NETWORKS` lie.
 
     Raises:
       FileNotFoundError: some are missing; a line for each says which files to get, where from, and
@@ -69,9 +69,9 @@ def find_networks(names, folder: str) -> dict[str, str]:
     """
     found, missing = {}, []
     for name in sorted(names):
-        network = NETWORKS[name]
-        if not network.files:
-            found[name] = bundle.resolve(network.bundle)
+        network = NETWORKS.get(name)
+        if network is None:
+            found[name] = bundle.resolve(name)
             continue
         found[name] = path = os.path.expanduser(os.path.join(folder, network.bundle))
         if not os.path.exists(path):
@@ -85,6 +85,12 @@ def find_networks(names, folder: str) -> dict[str, str]:
     return {name: bundle.resolve(path) for name, path in found.items()}
 
 
-def load_networks(paths: dict[str, str]) -> dict[str, nnx.Module]:
+def load_networks(paths: Mapping[str, str]) -> dict[str, nnx.Module]:
     """Opens what `find_networks` found; BundleError where a bundle holds another network."""
-    return {name: bundle.load_network(path, NETWORKS[name].part) for name, path in paths.items()}
+    parts = {name: NETWORKS[name].part if name in NETWORKS else None for name in paths}
+    return {name: bundle.load_network(path, parts[name]) for name, path in paths.items()}
+
+
+def features_of(name: str) -> str:
+    """What figures made with a network of this name are labelled with."""
+    return NETWORKS[name].features if name in NETWORKS else name

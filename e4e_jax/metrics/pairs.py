@@ -1,9 +1,8 @@
 """Figures of pairs of images: each function maps two batches [B, H, W, 3] in [-1, 1] to [B]."""
 
-import jax
 import jax.numpy as jnp
 
-_FACE_SIZE = 256  # of the aligned images that identity networks crop
+from e4e_jax.metrics.metric import PairMetric
 
 
 def l2(a, b):
@@ -12,7 +11,7 @@ def l2(a, b):
 
 
 def perceptual_distance(network, a, b):
-    """Distance in a network's feature maps: LPIPS, or the toy features.
+    """Distance in a network's feature maps, such as LPIPS.
 
     Args:
       network: has `features(images)` and `distance(features, features) -> [B]`.
@@ -24,16 +23,14 @@ def perceptual_distance(network, a, b):
 def identity_similarity(network, a, b):
     """Cosine of two faces' identity vectors, −1 to 1; more is better.
 
-    The images are aligned faces. Other sizes than 256x256 are resized to it (bilinear,
-    antialiased), and the network crops the face as the published identity loss does.
-
     Args:
-      network: has `embed(images [B, 256, 256, 3]) -> unit vectors [B, D]`.
-      a, b: images.
+      network: has `embed(images) -> unit vectors [B, D]`, of images of any size.
+      a, b: images, aligned as the network expects them.
     """
-    return jnp.sum(network.embed(_face_sized(a)) * network.embed(_face_sized(b)), axis=-1)
+    return jnp.sum(network.embed(a) * network.embed(b), axis=-1)
 
 
-def _face_sized(images):
-    shape = (images.shape[0], _FACE_SIZE, _FACE_SIZE, 3)
-    return images if images.shape == shape else jax.image.resize(images, shape, "bilinear")
+L2 = PairMetric(l2)
+LPIPS = PairMetric(perceptual_distance, "lpips_alex", "distance")
+PERCEPTUAL = PairMetric(perceptual_distance, method="distance")
+ID = PairMetric(identity_similarity, "arcface", "embed")

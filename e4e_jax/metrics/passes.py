@@ -13,13 +13,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from e4e_jax.data.images import ImageError, to_float
 from e4e_jax.data.pipeline import make_pipeline
 from e4e_jax.data.sources import Subset
 from e4e_jax.inversion import invert
 from e4e_jax.metrics.cache import identify_images
-from e4e_jax.metrics.evaluation import Pass
+from e4e_jax.metrics.columns import Pass
 
 _LISTED = 10  # names in an error message
 
@@ -70,6 +71,7 @@ def inversion_pass(
             "reference": reference,
             "codes": codes,
             "measured": jnp.clip(synthesize(networks, codes), -1, 1),
+            "generator": networks["generator"],
             "encode": lambda images: encode(networks, images),
             "synthesize": lambda codes: synthesize(networks, codes),
         }
@@ -104,11 +106,30 @@ def image_pass(source, role: str, *, image_size, batch_size) -> Pass:
     )
 
 
-def sample_pass(generate: Callable, count, *, z_dim, image_size, batch_size, model_key) -> Pass:
+def networks_of(model) -> dict[str, nnx.Module]:
+    """The networks of an inverter or a generator, by the names that the functions here know."""
+    found = {"generator": model.generator}
+    return found | {"encoder": model.encoder} if hasattr(model, "encode") else found
+
+
+def sampling_functions() -> tuple[Callable, Callable]:
+    """A generator's mapping network, and its synthesis of w, as `sample_pass` takes them."""
+
+    def synthesize(networks, w):
+        generator = networks["generator"]
+        return generator.synthesis(generator.broadcast(w))
+
+    return lambda networks, z: networks["generator"].mapping(z), synthesize
+
+
+def sample_pass(
+    mapping: Callable, synthesize: Callable, count, *, z_dim, image_size, batch_size, model_key
+) -> Pass:
     """A generator's images of random z; sample i is a function of i.
 
     Args:
-      generate: (networks, z [B, z_dim]) -> images; traceable.
+      mapping: (networks, z [B, z_dim]) -> w; traceable.
+      synthesize: (networks, w) -> images; traceable.
       count: how many.
       z_dim, image_size: the generator's.
       batch_size, model_key: as for `inversion_pass`.
@@ -123,7 +144,8 @@ def sample_pass(generate: Callable, count, *, z_dim, image_size, batch_size, mod
     def images(networks, arrays):
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(arrays["index"])
         z = jax.vmap(lambda key: jax.random.normal(key, (z_dim,)))(keys)
-        return arrays | {"measured": jnp.clip(generate(networks, z), -1, 1)}
+        images = synthesize(networks, mapping(networks, z))
+        return arrays | {"measured": jnp.clip(images, -1, 1)}
 
     return Pass(
         count=count,
@@ -177,18 +199,14 @@ def pair_pass(reference, measured, *, image_size, batch_size, allow_unmatched=Fa
 
 @dataclasses.dataclass(frozen=True)
 class SameSize:
-    """A folder whose images must all have one size: another one is an ImageError, naming it."""
+    """Images that must all have one size: another one is an ImageError, naming it."""
 
     source: Any
     image_size: tuple[int, int]
 
     @property
-    def path(self):
-        return self.source.path
-
-    @property
     def names(self):
-        return self.source.names
+        return _names(self.source)
 
     @property
     def paths(self):
@@ -198,6 +216,10 @@ class SameSize:
     def origins(self):
         return getattr(self.source, "origins", {})
 
+    @property
+    def where(self):
+        return _where(self.source)
+
     def __len__(self):
         return len(self.source)
 
@@ -205,9 +227,9 @@ class SameSize:
         image = self.source[index]
         if image.shape[:2] != tuple(self.image_size):
             found, expected = ("x".join(map(str, s)) for s in (image.shape[:2], self.image_size))
+            name = getattr(self.source, "paths", self.names)[index]
             raise ImageError(
-                f"{os.path.join(self.path, self.names[index])} is {found} pixels; "
-                f"expected {expected} like the first reference image"
+                f"{name} is {found} pixels; expected {expected} like the first reference image"
             )
         return image
 
@@ -230,7 +252,7 @@ def _match(reference, measured, allow_unmatched) -> list[tuple[int, int]]:
             stem = os.path.splitext(name)[0]
             if i not in paired and stem in stems:
                 raise ValueError(
-                    f"{source.path} holds {source.names[stems[stem]]} and {source.names[i]}; "
+                    f"{_where(source)} holds {source.names[stems[stem]]} and {source.names[i]}; "
                     "expected names that differ in more than their extension, to pair images by "
                     "them."
                 )
@@ -243,7 +265,7 @@ def _match(reference, measured, allow_unmatched) -> list[tuple[int, int]]:
     for source, paired in ((reference, found.keys()), (measured, set(found.values()))):
         names = [name for i, name in enumerate(source.names) if i not in paired]
         if names:
-            alone.append(f"{source.path}: {_listed(names)}")
+            alone.append(f"{_where(source)}: {_listed(names)}")
     if not common or (alone and not allow_unmatched):
         raise ValueError(
             f"there are images without a counterpart of the same name ({'; '.join(alone)})"
@@ -297,4 +319,4 @@ def _names(source) -> list[str]:
 
 
 def _where(source) -> str:
-    return str(getattr(source, "path", "") or "the source of images")
+    return str(getattr(source, "where", None) or getattr(source, "path", "the source of images"))

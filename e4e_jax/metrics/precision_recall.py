@@ -2,6 +2,10 @@
 
 import numpy as np
 
+from e4e_jax.metrics.columns import Rows
+from e4e_jax.metrics.fid import pooled_features
+from e4e_jax.metrics.metric import SetMetric
+
 _ROWS = 1024  # of the matrix of distances at a time
 
 
@@ -63,3 +67,10 @@ def _squared_distances(a, b):
     """[N, D], [M, D] -> [N, M]."""
     squares = np.sum(a * a, axis=1)[:, None] + np.sum(b * b, axis=1) - 2 * (a @ b.T)
     return np.maximum(squares, 0.0)
+
+
+def _compare(reference, measured) -> dict[str, float]:
+    return dict(zip(("precision", "recall"), precision_recall(reference, measured), strict=True))
+
+
+PR = SetMetric(pooled_features, Rows, _compare, "inception", "pooled", least=4)

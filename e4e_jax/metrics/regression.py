@@ -1,6 +1,12 @@
 """How well predicted quantities agree with the true ones."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
+
+from e4e_jax.metrics.columns import Column, Rows
+from e4e_jax.metrics.metric import Metric, Subject
 
 
 def r2_score(true, predicted) -> np.ndarray:
@@ -27,3 +33,37 @@ def r2_score(true, predicted) -> np.ndarray:
     total = np.square(true - true.mean(axis=0)).sum(axis=0)
     constant = np.ptp(true, axis=0) == 0
     return np.where(constant, np.nan, 1 - residual / np.where(constant, 1, total))
+
+
+class FactorsReadBack(Metric):
+    """How well known factors of the images can be read from their counterparts: R² of each.
+
+    The network maps images to the factors [B, K] of the source.
+    """
+
+    method = "__call__"
+    least = 2
+
+    def columns(self, subject: Subject) -> dict[str, Column]:
+        count = len(subject.factor_names)
+
+        def read(network, images):
+            factors = network(images["measured"])
+            if factors.shape[1:] != (count,):
+                raise ValueError(
+                    f"factors: the network gives {list(factors.shape[1:])} numbers of an image; "
+                    f"expected the {count} factors of the source."
+                )
+            return factors
+
+        return {
+            "factors": Column("factors", lambda _, images: images["factors"], Rows, key="true"),
+            "measured": Column("measured", read, Rows, key="read"),
+        }
+
+    def figures(self, kept: Mapping[str, Any], subject: Subject) -> dict[str, float]:
+        scores = r2_score(kept["factors"], kept["measured"])
+        return {name: float(s) for name, s in zip(subject.factor_names, scores, strict=True)}
+
+
+FACTORS = FactorsReadBack()

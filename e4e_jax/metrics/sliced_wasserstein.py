@@ -4,6 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from e4e_jax.metrics.columns import Rows
+from e4e_jax.metrics.metric import SetMetric
+
 PATCH = 7
 _SMALLEST = 16  # side of the coarsest level
 _TAPS = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
@@ -122,3 +125,17 @@ def _smooth(x, gain):
             for i, tap in enumerate(_TAPS)
         )
     return x
+
+
+def _patches(network, images, index):
+    del network
+    return patch_descriptors(images, index)
+
+
+def _compare(reference, measured) -> dict[str, float]:
+    distances = sliced_wasserstein(reference, measured)
+    levels = {f"level {i}": float(d) for i, d in enumerate(distances)}
+    return {"": float(distances.mean()), **levels}
+
+
+SWD = SetMetric(_patches, Rows, _compare, features="7x7 patches", cached=False, least=1)

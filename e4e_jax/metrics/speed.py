@@ -2,9 +2,14 @@
 
 import statistics
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
+
+from e4e_jax.metrics.columns import Column
+from e4e_jax.metrics.metric import Metric, Subject
 
 
 def seconds_per_image(model, *, repeats=10) -> dict[str, float]:
@@ -34,3 +39,21 @@ def _median(function, repeats):
         jax.block_until_ready(function())
         times.append(time.perf_counter() - start)
     return statistics.median(times)
+
+
+class Seconds(Metric):
+    """Seconds that a model takes for an image, see `seconds_per_image`."""
+
+    features = "one image at a time"
+
+    def columns(self, subject: Subject) -> dict[str, Column]:
+        if subject.model is None:
+            raise ValueError("time needs a model; here images are compared alone.")
+        return {}
+
+    def figures(self, kept: Mapping[str, Any], subject: Subject) -> dict[str, float]:
+        del kept
+        return {f"{part}, s": s for part, s in seconds_per_image(subject.model).items()}
+
+
+TIME = Seconds()

@@ -6,6 +6,7 @@ deeper backbone `IRSEConfig.ir_101`.
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -68,7 +69,13 @@ class ArcFace(nnx.Module):
         return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
     def embed(self, images):
-        """Identity features of aligned images [B, 256, 256, 3]: unit vectors [B, embedding_dim]."""
+        """Identity features of aligned faces [B, H, W, 3]: unit vectors [B, embedding_dim].
+
+        Other sizes than 256x256 are resized to it (bilinear, antialiased); the face is cropped out.
+        """
+        shape = (images.shape[0], 256, 256, 3)
+        if images.shape != shape:
+            images = jax.image.resize(images, shape, "bilinear")
         return self(crop_face(images))
 
 

@@ -204,6 +204,10 @@ class Inception(nnx.Module):
         self.mixed_7c = InceptionE(2048, _same_max_pool, conv)
         self.eval()
 
+    def pooled(self, images):
+        """The features of a call, by the name that all networks behind FID have for them."""
+        return self(images)
+
     def __call__(self, images):
         x = resize_bilinear(images.astype(jnp.float32), self.config.image_size)
         x = self.conv2d_2b_3x3(self.conv2d_2a_3x3(self.conv2d_1a_3x3(x)))

@@ -149,6 +149,7 @@ _COMMON = {
     "checkpoint_every": whole(1, _MOST),
     "keep_checkpoints": whole(1, 10_000),
     "validation_batch_size": whole(1, 2**20),
+    "evaluation.metrics": several(text(longest=200)),
 } | _section("data", {
     "source": part_of(SOURCES),
     "options.*": plain(),

@@ -4,12 +4,7 @@ No image is read, no step is built, and the run does not notice.
 """
 
 import dataclasses
-import hashlib
 import os
-
-import jax
-import numpy as np
-from flax import nnx
 
 from e4e_jax import api, bundle
 from e4e_jax.inversion.domain import STEP
@@ -82,7 +77,7 @@ def export_run(
     return opened
 
 
-def open_model(name, step: int | None = None) -> tuple[api.GeneratorModel | api.FeatureModel, str]:
+def open_model(name, step: int | None = None) -> api.GeneratorModel | api.FeatureModel:
     """A bundle, or the work directory of a run (see `open_run`), as a model.
 
     Of a run of an older version, which noted no config, it is the bundle of the run's end.
@@ -90,9 +85,6 @@ def open_model(name, step: int | None = None) -> tuple[api.GeneratorModel | api.
     Args:
       name: as for `bundle.resolve`.
       step: of a run: that of the checkpoint; None for the newest.
-
-    Returns:
-      (model, a hash of what it is, for caches).
 
     Raises:
       FileNotFoundError, ValueError: as `bundle.load_bundle` and `open_run`; in one sentence.
@@ -102,21 +94,9 @@ def open_model(name, step: int | None = None) -> tuple[api.GeneratorModel | api.
     if is_run(path) and step is None and not os.path.lexists(os.path.join(path, FILE)):
         path = finished if os.path.exists(finished) else path
     if is_run(path):
-        opened = open_run(path, step)
-        return api.of_bundle(opened), _hash(opened)
+        return api.of_bundle(open_run(path, step))
     if step is not None:
         raise ValueError(
             f"step {step} is asked for and {name} is a bundle; expected a run's work directory."
         )
-    return api.load(path), bundle.hash_files(path)
-
-
-def _hash(opened: bundle.Bundle) -> str:
-    """SHA-256 of the architectures and the numbers of a bundle's networks."""
-    total = hashlib.sha256()
-    for name, network in opened.networks.items():
-        total.update(f"{name} {network.config}".encode())
-        for path, array in jax.tree_util.tree_leaves_with_path(nnx.state(network)):
-            total.update(jax.tree_util.keystr(path).encode())
-            total.update(np.ascontiguousarray(array).tobytes())
-    return total.hexdigest()
+    return api.load(path)

@@ -16,7 +16,8 @@ from e4e_jax.data.sheets import sheet
 from e4e_jax.editing.directions import regress_directions
 from e4e_jax.editing.files import save_directions
 from e4e_jax.inversion.domain import STEP, TRAINED_ON
-from e4e_jax.metrics.fid import FeatureStatistics, frechet_distance
+from e4e_jax.metrics.fid import frechet_distance
+from e4e_jax.metrics.moments import FeatureStatistics
 from e4e_jax.models.discriminator import Discriminator
 from e4e_jax.models.feature_discriminator import FeatureDiscriminator
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig, mean_latent

@@ -2,8 +2,8 @@
 
 import contextlib
 import csv
-import dataclasses
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -15,18 +15,25 @@ from helpers import randomize, relative_error, run_two_processes
 from e4e_jax import api
 from e4e_jax.data.images import save_png, to_float, to_uint8
 from e4e_jax.data.sources import ImageFolder
-from e4e_jax.metrics import figures, passes, table
+from e4e_jax.editing.edits import DirectionEdit
+from e4e_jax.metrics import passes
 from e4e_jax.metrics.cache import Cache
+from e4e_jax.metrics.edits import NamedEdit
+from e4e_jax.metrics.evaluation import Evaluation
 from e4e_jax.metrics.fid import frechet_distance
 from e4e_jax.metrics.kid import kernel_distance
+from e4e_jax.metrics.metric import Subject, find_metric
 from e4e_jax.metrics.precision_recall import precision_recall
+from e4e_jax.metrics.registry import METRICS, Written, read_name
+from e4e_jax.metrics.report import Figure, Report
 from e4e_jax.models.encoder import Encoder, EncoderConfig
 from e4e_jax.models.irse import IRSEConfig
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
 
 SIZE = (32, 32)
 PIXELS = 32 * 32 * 3
-EDITS = (("first", np.array([0.3, 0, 0, 0.1], np.float32), 2.0),)
+DIRECTION = np.array([0.3, 0, 0, 0.1], np.float32)
+EDITS = (NamedEdit("first=2", DirectionEdit(DIRECTION), 2.0),)
 
 
 class Linear(nnx.Module):
@@ -40,6 +47,9 @@ class Linear(nnx.Module):
     def __call__(self, x):
         return jnp.tanh(jnp.tensordot(x.reshape(x.shape[0], -1), self.kernel[...], 1))
 
+    def pooled(self, images):
+        return self(images)
+
     def features(self, images):
         return self(images)
 
@@ -50,10 +60,10 @@ class Linear(nnx.Module):
 NETWORKS = {
     "encoder": Linear(PIXELS, (2, 4), 0, scale=4),
     "generator": Linear(8, (*SIZE, 3), 1),  # within [-1, 1] already
-    "inception": Linear(PIXELS, (5,), 2, scale=4),
-    "lpips_alex": Linear(PIXELS, (6,), 3, scale=4),
+    "@inception": Linear(PIXELS, (5,), 2, scale=4),
+    "@lpips_alex": Linear(PIXELS, (6,), 3, scale=4),
 }
-KEYS = {"inception": "1", "lpips_alex": "2"}
+KEYS = {"@inception": "1", "@lpips_alex": "2"}
 
 
 def write_images(folder, count=10, seed=0, extension="png"):
@@ -76,16 +86,6 @@ def inversions(source, batch_size):
     )
 
 
-def requests(*names):
-    found = [table.parse_metric(name) for name in names]
-    return [
-        dataclasses.replace(r, metric=dataclasses.replace(r.metric, edits=EDITS))
-        if r.name == "lec"
-        else r
-        for r in found
-    ]
-
-
 class Bar:
     """Counts the batches that a progress bar is told of."""
 
@@ -101,14 +101,21 @@ class Bar:
         self.done.append(done)
 
 
-def measure(names, ways, folder=None, keys=KEYS, bar=None):
-    return figures.measure(
-        requests(*names), ways, NETWORKS, keys, cache=Cache(folder), progress=bar or Bar()
+def prepare(names, ways, folder=None, keys=KEYS, bar=None):
+    inverter = types.SimpleNamespace(encode=None, generator=None, latent_avg=np.zeros((2, 4)))
+    return Evaluation(
+        [find_metric(name) for name in names],
+        Subject(inverter, find_edits=lambda: EDITS),
+        ways,
+        NETWORKS,
+        network_keys=keys,
+        cache=Cache(folder),
+        progress=bar or Bar(),
     )
 
 
-def values(found):
-    return {figure.name: figure.value for figure in found}
+def measure(*args, **options):
+    return prepare(*args, **options).measure()
 
 
 ALL = ("l2", "lpips", "fid", "kid", "pr", "swd", "lec", "fid6", "kid6_full")
@@ -117,15 +124,20 @@ ALL = ("l2", "lpips", "fid", "kid", "pr", "swd", "lec", "fid6", "kid6_full")
 def test_figures_of_inversions_are_those_of_the_arrays(tmp_path):
     images = to_float(write_images(tmp_path / "a"))
     with jax.default_matmul_precision("highest"):
-        found, per_image, names = measure(ALL, [inversions(ImageFolder(tmp_path / "a"), 4)])
+        got = measure(ALL, [inversions(ImageFolder(tmp_path / "a"), 4)])
         codes = NETWORKS["encoder"](images)
         inverted = np.clip(NETWORKS["generator"](codes), -1, 1)
-        features = [np.float64(NETWORKS["inception"](x)) for x in (images, inverted)]
-        distances = NETWORKS["lpips_alex"].features(images), NETWORKS["lpips_alex"](inverted)
-    got = values(found)
+        features = [np.float64(NETWORKS["@inception"](x)) for x in (images, inverted)]
+        distances = NETWORKS["@lpips_alex"].features(images), NETWORKS["@lpips_alex"](inverted)
+    per_image = got.per_image
     assert got["l2"] == pytest.approx(np.mean((images - inverted) ** 2), rel=1e-5)
     lpips = np.sum((distances[0] - distances[1]) ** 2, axis=-1)
     assert relative_error(per_image["lpips"], lpips) < 1e-4
+    step = 2 * DIRECTION
+    for code, distance in zip(codes, per_image["lec first=2"], strict=True):
+        image = NETWORKS["generator"]((code + step)[None])
+        back = NETWORKS["encoder"](image)[0] - step
+        assert distance == pytest.approx(np.sqrt(np.sum((back - code) ** 2)), rel=1e-4)
     real, fake = features
     for name, n in (("fid", 10), ("fid6", 6)):
         statistics = [
@@ -137,13 +149,13 @@ def test_figures_of_inversions_are_those_of_the_arrays(tmp_path):
     assert (got["pr precision"], got["pr recall"]) == precision_recall(real, fake)
     assert got["swd"] == pytest.approx(np.mean([got["swd level 0"], got["swd level 1"]]))
 
-    counts = {f.name: (f.images, f.references) for f in found}
+    counts = {f.name: (f.images, f.references) for f in got.figures}
     assert counts["l2"] == (10, None) and counts["fid"] == (10, 10)
     assert counts["fid6"] == (6, 6) and counts["kid6_full"] == (6, 10)
-    labels = {f.name: f.features for f in found}
+    labels = {f.name: f.features for f in got.figures}
     assert labels["lpips"] == "LPIPS 0.1 (AlexNet), 32x32" and labels["l2"] == "pixels, 32x32"
-    assert names == [f"{i:03}.png" for i in range(10)]
-    assert set(per_image) == {"l2", "lpips", "lec first"}
+    assert got.images == [f"{i:03}.png" for i in range(10)]
+    assert set(per_image) == {"l2", "lpips", "lec first=2"}
     assert got["l2"] == pytest.approx(np.mean(per_image["l2"]), rel=1e-6)
 
 
@@ -155,13 +167,12 @@ def test_numbers_do_not_depend_on_batches_and_devices(tmp_path, monkeypatch):
     assert len(devices) == 4
     for number, batch_size in ((4, 4), (4, 16), (1, 3)):
         monkeypatch.setattr(jax, "local_devices", lambda n=number: devices[:n])
-        found, per_image, _ = measure(ALL, [inversions(source, batch_size)])
-        results.append((values(found), per_image))
-    for got, per_image in results[1:]:
-        for name, value in results[0][0].items():
+        results.append(measure(ALL, [inversions(source, batch_size)]))
+    for got in results[1:]:
+        for name, value in results[0].items():
             assert got[name] == pytest.approx(value, rel=1e-5, abs=1e-9), name
-        for name, rows in results[0][1].items():
-            assert relative_error(per_image[name], rows) < 1e-5
+        for name, rows in results[0].per_image.items():
+            assert relative_error(got.per_image[name], rows) < 1e-5
 
 
 def test_a_set_against_itself(tmp_path):
@@ -173,7 +184,7 @@ def test_a_set_against_itself(tmp_path):
         passes.image_pass(source, "measured", **common),
         passes.pair_pass(source, source, **common),
     ]
-    got = values(measure(("l2", "ms_ssim", "lpips", "fid", "kid", "pr", "swd"), ways)[0])
+    got = measure(("l2", "ms_ssim", "lpips", "fid", "kid", "pr", "swd"), ways)
     # Both sides turn bytes into floats; a compiler may round one of them once less.
     assert got["l2"] < 1e-12 and got["lpips"] < 1e-10 and got["swd"] < 1e-5
     assert got["ms_ssim"] == pytest.approx(1.0, abs=1e-6)
@@ -184,7 +195,7 @@ def test_measuring_a_model_is_measuring_what_it_wrote(tmp_path):
     images = write_images(tmp_path / "a")
     source = ImageFolder(tmp_path / "a")
     names = ("l2", "lpips", "fid", "swd")
-    found, _, _ = measure(names, [inversions(source, 8)])
+    found = measure(names, [inversions(source, 8)])
     (tmp_path / "b").mkdir()
     inverted = NETWORKS["generator"](NETWORKS["encoder"](to_float(images)))
     for i, image in enumerate(np.asarray(inverted)):
@@ -196,9 +207,9 @@ def test_measuring_a_model_is_measuring_what_it_wrote(tmp_path):
         passes.image_pass(written, "measured", **common),
         passes.pair_pass(source, written, **common),
     ]
-    for name, value in values(measure(names, ways)[0]).items():
+    for name, value in measure(names, ways).items():
         # Files are rounded to 8 bits.
-        assert values(found)[name] == pytest.approx(value, rel=5e-3), name
+        assert found[name] == pytest.approx(value, rel=5e-3), name
 
 
 def test_samples_of_a_generator(tmp_path):
@@ -207,18 +218,20 @@ def test_samples_of_a_generator(tmp_path):
     ways = [
         passes.image_pass(ImageFolder(tmp_path / "a"), "reference", **common),
         passes.sample_pass(
-            lambda networks, z: networks["generator"](z), 25, z_dim=8, model_key="m", **common
+            lambda networks, z: z, lambda networks, w: networks["generator"](w), 25,
+            z_dim=8, model_key="m", **common,
         ),
-    ]
-    found, per_image, _ = measure(("fid25_full", "kid"), ways)
+    ]  # fmt: skip
+    found = measure(("fid25_full", "kid"), ways)
     z = np.stack(
         [jax.random.normal(jax.random.fold_in(jax.random.key(0), i), (8,)) for i in range(25)]
     )
     samples = np.clip(NETWORKS["generator"](z), -1, 1)
-    real, fake = (np.float64(NETWORKS["inception"](x)) for x in (images, samples))
+    real, fake = (np.float64(NETWORKS["@inception"](x)) for x in (images, samples))
     expected = frechet_distance(real.mean(0), np.cov(real.T), fake.mean(0), np.cov(fake.T))
-    assert values(found)["fid25_full"] == pytest.approx(expected, rel=1e-4)
-    assert (found[0].images, found[0].references) == (25, 10) and not per_image
+    assert found["fid25_full"] == pytest.approx(expected, rel=1e-4)
+    counts = (found.figures[0].images, found.figures[0].references)
+    assert counts == (25, 10) and not found.per_image
     with pytest.raises(ValueError, match="l2 needs pairs; the images at hand give measured, ref"):
         measure(("l2",), ways)
     with pytest.raises(ValueError, match="fid30_full asks for 30 images; there are 25"):
@@ -231,10 +244,8 @@ def test_the_cache_is_used_and_never_stale(tmp_path):
 
     def run(names=ALL, keys=KEYS):
         bar = Bar()
-        found, per_image, _ = measure(
-            names, [inversions(ImageFolder(tmp_path / "a"), 4)], cache, keys, bar
-        )
-        return values(found), per_image, bar.total
+        found = measure(names, [inversions(ImageFolder(tmp_path / "a"), 4)], cache, keys, bar)
+        return dict(found), found.per_image, bar.total
 
     without_patches = tuple(name for name in ALL if name != "swd")
     first, rows, batches = run(without_patches)
@@ -243,7 +254,7 @@ def test_the_cache_is_used_and_never_stale(tmp_path):
     assert batches == 0 and again == first
     assert all(np.array_equal(rows[name], same_rows[name]) for name in rows)
     assert run(("l2", "swd"))[2] == 3  # patches are too many to be kept
-    assert run(("l2", "lpips"), KEYS | {"lpips_alex": "another"})[2] == 3
+    assert run(("l2", "lpips"), KEYS | {"@lpips_alex": "another"})[2] == 3
     assert run(("fid7",))[2] == 2  # other sums; two batches of four hold seven images
 
     for file in cache.iterdir():  # damaged files are computed again
@@ -277,8 +288,8 @@ def test_pairs_are_found_by_name(tmp_path):
         assert name in str(error.value)
     way = passes.pair_pass(a, b, allow_unmatched=True, **common)
     assert way.names == ["000.png", "002.png", "003.png", "004.png"]
-    _, per_image, _ = measure(("l2",), [way])
-    for name, value in zip(way.names, per_image["l2"], strict=True):
+    found = measure(("l2",), [way])
+    for name, value in zip(way.names, found.per_image["l2"], strict=True):
         x, y = a[a.names.index(name)], b[b.names.index(name.replace("png", "webp"))]
         assert value == pytest.approx(np.mean((to_float(x) - to_float(y)) ** 2), rel=1e-5)
 
@@ -288,33 +299,56 @@ def test_pairs_are_found_by_name(tmp_path):
 
 
 def test_names_of_metrics():
-    request = table.parse_metric("fid50k_full")
-    assert (request.row, request.count, request.reference_count) == ("fid", 50_000, None)
-    request = table.parse_metric("toy_kid2500")
-    assert (request.row, request.count, request.reference_count) == ("toy_kid", 2500, 2500)
-    assert table.parse_metric("toy_r2").count is None
-    for name in ("fld", "fid0", "lpips50k", "fid50m", "l2_full", ""):
-        with pytest.raises(ValueError, match=f"no metric '{name}'; expected one of l2, "):
-            table.parse_metric(name)
+    assert read_name("fid50k_full") == Written("fid50k_full", "fid", None, 50_000, None)
+    name = "kid2500@toy/features"
+    assert read_name(name) == Written(name, "kid", "toy/features", 2500, 2500)
+    assert read_name("ms_ssim") == Written("ms_ssim", "ms_ssim")
+    own = f"{__name__}:Linear@x"
+    assert read_name(own) == Written(own, f"{__name__}:Linear", "x")
+    for name in ("fld", "fid0", "fid50m", "l2_full", "", "fid-1"):
+        with pytest.raises(ValueError, match=f"no metric '{name}'.*; expected one of l2, "):
+            find_metric(name)
+    for name, message in (
+        ("lpips50k", "asks for a number of images, which lpips does not take; expected lpips,"),
+        ("l2@toy/features", "names a network and l2 measures without one."),
+        ("perceptual", "does not say which network measures; expected perceptual@NETWORK, as"),
+        ("fid@", "names no network; expected one, as in fid@inception."),
+        ("fid20000k", "asks for 20,000,000 images; expected at most 10,000,000."),
+        ("no.such:metric", "cannot be imported: ModuleNotFoundError: No module named 'no'"),
+    ):
+        with pytest.raises(ValueError, match=f"{name}.*{message}"):
+            find_metric(name)
+
+
+def test_every_metric_is_one():
+    for name in METRICS:
+        metric = METRICS[name]
+        for member in ("network", "method", "features", "counted", "least"):
+            assert hasattr(metric, member), name
+        assert metric.features or metric.method, name
 
 
 def test_files_of_figures(tmp_path):
-    found = [
-        figures.Figure("fid10", 1.5, 10, 20, "features, 8x8"),
-        figures.Figure("toy_r2 yaw", float("nan"), 10, None, "toy features"),
-    ]
-    lines = figures.format_figures(found).splitlines()
-    assert lines[1].split() == ["fid10", "1.5000", "10", "against", "20", "features,", "8x8"]
-    figures.write_json(tmp_path / "m.json", found, {"images": "x"})
-    read = json.loads((tmp_path / "m.json").read_text())
-    assert read["images"] == "x" and [f["value"] for f in read["figures"]] == [1.5, None]
+    found = (
+        Figure("fid10", 1.5, 10, 20, "features, 8x8"),
+        Figure("factors yaw", float("nan"), 10, None, "toy/features"),
+    )
     rows = {"l2": np.array([0.25, 1 / 3], np.float32)}
-    figures.write_csv(tmp_path / "m.csv", ["a, b.png", "c.png"], rows)
-    with open(tmp_path / "m.csv", newline="") as file:
+    report = Report(found, rows, ["a, b.png", "c.png"])
+    lines = str(report).splitlines()
+    assert lines[1].split() == ["fid10", "1.5000", "10", "against", "20", "features,", "8x8"]
+    assert report["fid10"] == 1.5 and list(report) == ["fid10", "factors yaw"]
+    with pytest.raises(KeyError):
+        report["fid"]
+    out = tmp_path / "out"
+    assert report.write(out, images="x") == [str(out / "metrics.json"), str(out / "images.csv")]
+    read = json.loads((out / "metrics.json").read_text())
+    assert read["images"] == "x" and [f["value"] for f in read["figures"]] == [1.5, None]
+    with open(out / "images.csv", newline="") as file:
         first, second, third = csv.reader(file)
     assert first == ["image", "l2"] and second == ["a, b.png", "0.25"]
     assert np.float32(third[1]) == rows["l2"][1]  # nothing is lost
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.csv", "m.json"]
+    assert sorted(p.name for p in out.iterdir()) == ["images.csv", "metrics.json"]
 
 
 def random_network(build):
@@ -366,10 +400,10 @@ assert jax.process_count() == 2 and jax.device_count() == 4
 source = t.ImageFolder(sys.argv[1])
 for _ in range(2):  # the second time from the cache
     bar = t.Bar()
-    found, per_image, _ = t.measure(t.ALL, [t.inversions(source, 8)], sys.argv[2], bar=bar)
+    found = t.measure(t.ALL, [t.inversions(source, 8)], sys.argv[2], bar=bar)
 if jax.process_index() == 0:
-    rows = {name: values.tolist() for name, values in per_image.items()}
-    print(json.dumps([t.values(found), rows]))
+    rows = {name: values.tolist() for name, values in found.per_image.items()}
+    print(json.dumps([dict(found), rows]))
 """
 
 
@@ -378,8 +412,8 @@ def test_two_hosts_give_the_numbers_of_one(tmp_path):
     write_images(tmp_path / "a")
     output, _ = run_two_processes(TWO_HOSTS, str(tmp_path / "a"), str(tmp_path / "cache"))
     got, rows = json.loads(output.splitlines()[-1])
-    found, per_image, _ = measure(ALL, [inversions(ImageFolder(tmp_path / "a"), 8)])
-    for name, value in values(found).items():
+    found = measure(ALL, [inversions(ImageFolder(tmp_path / "a"), 8)])
+    for name, value in found.items():
         assert got[name] == pytest.approx(value, rel=1e-5, abs=1e-9), name
-    for name, expected in per_image.items():
+    for name, expected in found.per_image.items():
         assert relative_error(rows[name], expected) < 1e-5

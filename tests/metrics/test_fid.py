@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from e4e_jax.metrics.fid import FeatureStatistics, frechet_distance
+from e4e_jax.metrics.fid import frechet_distance
+from e4e_jax.metrics.moments import FeatureStatistics
 
 
 def features(seed, count, size):

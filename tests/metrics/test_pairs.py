@@ -54,21 +54,18 @@ def test_perceptual_distance_asks_the_network():
 
 
 class Identity:
-    """The unit vector of the corner pixels of 256x256 images."""
+    """The unit vector of the corner pixels."""
 
     def embed(self, images):
-        assert images.shape[1:] == (256, 256, 3)
-        x = images[:, ::255, ::255].reshape(images.shape[0], -1)
+        x = images[:, ::15, ::15].reshape(images.shape[0], -1)
         return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def test_identity_similarity_is_a_cosine_at_the_size_of_aligned_faces():
-    a, b = images(0, (256, 256), 2), images(1, (256, 256), 2)
-    x, y = (i[:, ::255, ::255].reshape(2, -1) for i in (a, b))
+def test_identity_similarity_is_a_cosine():
+    a, b = images(0), images(1)
+    x, y = (i[:, ::15, ::15].reshape(3, -1) for i in (a, b))
     cosine = np.sum(x * y, axis=1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
     assert relative_error(pairs.identity_similarity(Identity(), a, b), cosine) < 1e-5
-    small = images(2, (64, 64), 2)
-    np.testing.assert_allclose(pairs.identity_similarity(Identity(), small, small), 1, rtol=1e-5)
 
 
 def torch_ms_ssim(a, b, scales):

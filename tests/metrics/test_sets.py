@@ -156,25 +156,6 @@ def test_sliced_wasserstein():
         sliced_wasserstein(a, b[:, :1])
 
 
-def test_lec_is_the_way_back():
-    rng = np.random.default_rng(0)
-    to_image, to_code = rng.normal(size=(8, 20)), rng.normal(size=(20, 8))
-    codes, step = rng.normal(size=(5, 2, 4)), rng.normal(size=4)
-    found = lec.editing_distances(
-        lambda images: jnp.tanh(images @ to_code).reshape(-1, 2, 4),
-        lambda codes: jnp.sin(codes.reshape(-1, 8) @ to_image),
-        jnp.asarray(codes),
-        lambda codes: codes + 3 * step,
-        lambda codes: codes - 3 * step,
-    )
-    expected = []
-    for code in codes:
-        image = np.sin((code + 3 * step).reshape(8) @ to_image)
-        back = np.tanh(image @ to_code).reshape(2, 4) - 3 * step
-        expected.append(np.sqrt(np.sum((code - back) ** 2)))
-    assert relative_error(found, expected) < 1e-5
-
-
 def test_mean_without_outliers():
     values = np.r_[1000.0, np.arange(1.0, 300.0), -1000.0]  # 301: the percentiles are the 4th
     kept = np.sort(values)[3:-3]

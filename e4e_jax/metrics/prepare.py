@@ -1,0 +1,188 @@
+"""From a model or images, and what is asked of them, to metrics that are ready to be measured."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from e4e_jax import api
+from e4e_jax.data.same_on_hosts import check_same_on_hosts
+from e4e_jax.data.sources import open_images
+from e4e_jax.editing.written import parse_edit
+from e4e_jax.metrics import passes
+from e4e_jax.metrics.cache import Cache, default_folder, identify_network
+from e4e_jax.metrics.columns import Pass
+from e4e_jax.metrics.edits import name_edits
+from e4e_jax.metrics.evaluation import Evaluation
+from e4e_jax.metrics.metric import Request, Subject, find_metric
+from e4e_jax.metrics.networks import find_networks, load_networks
+from e4e_jax.runtime.progress import ProgressBar
+
+METRICS_OF_THE_PAPER = ("l2", "lpips", "id", "fid", "swd")
+
+
+def prepare(
+    model: api.GeneratorModel | str | None,
+    source: Any = None,
+    metrics: Sequence[str] | None = None,
+    *,
+    edits: Sequence[str] = (),
+    directions: Mapping[str, np.ndarray] | Sequence[str] = (),
+    reference: Any = None,
+    label: int | None = None,
+    networks: Mapping[str, nnx.Module] | None = None,
+    bundles: str = "bundles",
+    image_size: Sequence[int] | None = None,
+    allow_unmatched: bool = False,
+    batch_size: int = 16,
+    cache: str | None = None,
+    progress: Callable | None = ProgressBar,
+) -> Evaluation:
+    """Metrics of a model or of images, ready to be measured.
+
+    With an encoder, images are inverted and compared with their inversions, which are clipped to
+    [-1, 1]. With a generator alone, its samples are compared with the images. Without a model,
+    images are compared with `reference`: sets with sets, and pairs by their names.
+
+    Args:
+      model: an `api.Inverter` or `api.GeneratorModel`, or the name of its bundle; None for none.
+      source: images to measure with, see `data.sources`, or a folder, file or pattern of them.
+      metrics: by name: of `registry.METRICS`, NAME@NETWORK for another network than its own, or
+        the import path of one of others (`package.module:object`); counts as in fid10k. None for
+        `METRICS_OF_THE_PAPER`.
+      edits: that metrics such as lec make, as on the command line: "smile=1".
+      directions: of the edits: by name, or files of them; by default the model's own.
+      reference: the set that images are compared with, if it is not `source`; as `source`.
+      label: of a class-conditional generator: the class that it draws, from 0.
+      networks: name as in `metrics` -> a network at hand, which need not be loaded.
+      bundles: folder of the bundles of published networks, see `networks.NETWORKS`.
+      image_size: without a model: (height, width) to which images are resized; None where all have
+        the size of the first reference image.
+      allow_unmatched: without a model: whether images without a counterpart are left out.
+      batch_size: images at a time, of all devices together; rounded up to a multiple of these.
+      cache: folder of results that need not be computed again; None for ~/.cache/e4e_jax, "" for
+        no cache.
+      progress: (batches to come, images of each) -> a progress bar, as `progress.ProgressBar`;
+        None for none.
+
+    Raises:
+      ValueError, FileNotFoundError: what is asked for does not fit together, or is not there; in
+        one sentence, and before any work.
+    """
+    requests = [find_metric(name) for name in dict.fromkeys(metrics or METRICS_OF_THE_PAPER)]
+    written = [parse_edit(text) for text in edits]
+    at_hand = dict(networks or {})
+    asked = {request.network for request in requests if request.network is not None}
+    paths = find_networks(asked - set(at_hand), bundles)
+    model = _opened_model(model, label)
+    source, reference = _opened_images(source), _opened_images(reference)
+    for images, what in ((source, "images"), (reference, "reference images")):
+        if images is not None:
+            check_same_on_hosts(images, what)
+    subject = Subject(
+        model,
+        tuple(getattr(source, "factor_names", ())),
+        lambda: name_edits(written, directions, model),
+    )
+    for request in requests:
+        request.metric.columns(subject)  # says what it lacks, before anything is loaded
+    at_hand |= load_networks(paths)
+    for request in requests:
+        _check_network(request, at_hand)
+    measuring = {f"@{name}": at_hand[name] for name in asked}
+
+    folder = default_folder() if cache is None else os.path.expanduser(cache)
+    identify = identify_network if folder else lambda network: None
+    batch_size = -(-batch_size // jax.device_count()) * jax.device_count()
+    if model is None:
+        own: dict[str, nnx.Module] = {}
+        ways = _image_passes(source, reference, requests, batch_size, image_size, allow_unmatched)
+    else:
+        own = passes.networks_of(model)
+        key = [getattr(model, "iterations", 1), *map(identify, own.values())] if folder else None
+        ways = _model_passes(model, source, reference, requests, batch_size, key)
+    return Evaluation(
+        requests,
+        subject,
+        ways,
+        measuring | own,
+        network_keys={name: identify(network) for name, network in measuring.items()},
+        cache=Cache(folder or None),
+        progress=progress,
+    )
+
+
+def _opened_model(model, label: int | None) -> api.GeneratorModel | None:
+    if isinstance(model, str | os.PathLike):
+        model = api.load(model)
+    if isinstance(model, api.FeatureModel):
+        raise ValueError("the model is a feature network; expected an inverter or a generator.")
+    if label is not None and model is not None:
+        model = model.for_class(label)
+    if model is not None and model.num_classes:
+        raise ValueError(
+            f"the generator draws one of {model.num_classes} classes; expected the number of one, "
+            f"0 to {model.num_classes - 1}, as label (--class)."
+        )
+    return model
+
+
+def _opened_images(images):
+    return open_images(images) if isinstance(images, str | os.PathLike) else images
+
+
+def _check_network(request: Request, networks: Mapping[str, nnx.Module]) -> None:
+    method = request.metric.method
+    if method is not None and not hasattr(networks[request.network], method):
+        raise ValueError(
+            f"{request.name} needs a network with a method {method}; {request.network} has none."
+        )
+
+
+def _model_passes(model, source, reference, requests, batch_size, model_key) -> list[Pass]:
+    """The ways through the images of an inverter or a generator."""
+    if source is None:
+        raise ValueError("there are no images to measure with; expected a source of them.")
+    inverts = hasattr(model, "encode")
+    size = model.image_size if inverts else (model.resolution, model.resolution)
+    common = {"image_size": size, "batch_size": batch_size}
+    found = []
+    if inverts:
+        functions = passes.inversion_functions(model)
+        found.append(passes.inversion_pass(source, *functions, model_key=model_key, **common))
+    else:
+        count = max((request.written.count or len(source) for request in requests), default=1)
+        z_dim = model.generator.config.z_dim
+        functions = passes.sampling_functions()
+        found.append(
+            passes.sample_pass(*functions, count, z_dim=z_dim, model_key=model_key, **common)
+        )
+        reference = source if reference is None else reference
+    if reference is not None:
+        found.insert(0, passes.image_pass(reference, "reference", **common))
+    return found
+
+
+def _image_passes(
+    source, reference, requests, batch_size, image_size, allow_unmatched
+) -> list[Pass]:
+    """The ways through two sets of images: each by itself, and in pairs if need be."""
+    if source is None or reference is None:
+        raise ValueError(
+            "there is no model, and not both of images and a reference to compare them with."
+        )
+    if image_size is None:
+        image_size = reference[0].shape[:2]
+        source, reference = (passes.SameSize(s, image_size) for s in (source, reference))
+    common = {"image_size": tuple(image_size), "batch_size": batch_size}
+    found = [
+        passes.image_pass(reference, "reference", **common),
+        passes.image_pass(source, "measured", **common),
+    ]
+    columns = [c for r in requests for c in r.metric.columns(Subject()).values()]
+    if any(column.role == "pairs" for column in columns):
+        found.append(passes.pair_pass(reference, source, allow_unmatched=allow_unmatched, **common))
+    return found
