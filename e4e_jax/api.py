@@ -18,7 +18,9 @@ from e4e_jax.data.sources import ImageFiles
 from e4e_jax.editing.edits import Edit, Latents
 from e4e_jax.editing.files import load_directions
 from e4e_jax.editing.written import WrittenEdit, parse_edit, resolve_edit
+from e4e_jax.inversion.contract import Inverted, Method
 from e4e_jax.inversion.invert import encode
+from e4e_jax.inversion.methods import invert
 from e4e_jax.models.encoder import Encoder
 from e4e_jax.models.stylegan2 import Generator, StyleCodes, class_generator
 
@@ -267,6 +269,24 @@ class Inverter(GeneratorModel):
             expected = "1 or more" if config.iterative else "1, for the encoder is not iterative"
             raise ValueError(f"iterations is {iterations}; expected {expected}.")
         return self._encode(images, iterations)
+
+    def invert(self, images, method: str | Method = "encoder", **options) -> Inverted:
+        """Images -> codes and their pictures, by a method of `inversion.registry.METHODS`.
+
+        Args:
+          images: as of `encode`.
+          method: "encoder"; "w_plus", "w" and "pti", which optimise behind it; or one of others',
+            as an import path or a function; see `inversion.contract.Method`.
+          **options: of the method, such as `steps=100` and `perceptual="bundles/lpips"`.
+
+        Returns:
+          `codes` [B, L, D] and `images` [B, height, width, 3] of `drawn_size`; and what the method
+          made besides: `noises`, or `generators`.
+
+        Raises:
+          ValueError: there is no such method or option, or the method fails; in one sentence.
+        """
+        return invert(self, images, method, **options)
 
 
 class FeatureModel:

@@ -18,7 +18,8 @@ from e4e_jax import bundle
 from e4e_jax.data import pipeline  # noqa: F401 - Grain's flags must be there to be kept
 from e4e_jax.data.images import save_png
 from e4e_jax.data.sources import open_images
-from e4e_jax.inversion.folder import Inverted, invert_folder
+from e4e_jax.inversion.contract import Inverted
+from e4e_jax.inversion.folder import invert_folder
 from e4e_jax.models.arcface import ArcFace, ArcFaceConfig
 from e4e_jax.models.encoder import Encoder, EncoderConfig
 from e4e_jax.models.inception import Inception, InceptionConfig

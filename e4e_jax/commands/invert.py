@@ -1,25 +1,19 @@
 """python -m e4e_jax invert IMAGES OUT: images -> codes and their synthesis."""
 
-import dataclasses
-import functools
 import sys
 
 import jax
-import jax.numpy as jnp
-from flax import nnx
 
 from e4e_jax import api, bundle
-from e4e_jax.commands.pictures import (
-    comparison,
-    say_what_is_strange,
-    shortened,
-)
+from e4e_jax.commands.pictures import say_what_is_strange, shortened
 from e4e_jax.data.images import ImageError
 from e4e_jax.data.sources import open_images
 from e4e_jax.inversion.align import AlignedFaces, is_aligned
-from e4e_jax.inversion.folder import Inverted, check_output, invert_folder
-from e4e_jax.inversion.refine import optimize_w, optimize_w_plus, tune_generator
+from e4e_jax.inversion.folder import check_output, invert_folder
+from e4e_jax.inversion.methods import inversion
+from e4e_jax.inversion.registry import METHODS
 from e4e_jax.runtime import parallel
+from e4e_jax.runtime.options import parse_options
 from e4e_jax.runtime.progress import ProgressBar
 
 _CHECKED_FOR_ALIGNMENT = 8  # images, the first ones
@@ -47,8 +41,13 @@ def add_invert(commands):
         help="steps of optimisation behind the encoder",
     )
     parser.add_argument(
-        "--method", choices=tuple(_METHODS), default="w_plus",
-        help="what --refine optimises: all styles, one w and the noise, or the generator",
+        "--method", metavar="NAME",
+        help="what --refine optimises: all styles (w_plus, the default), one w and the noise (w), "
+        "or the generator (pti); or a method of your own, package.module:function",
+    )  # fmt: skip
+    parser.add_argument(
+        "--options", nargs="+", default=(), metavar="NAME=VALUE",
+        help="of the method, such as learning_rate=0.02",
     )  # fmt: skip
     parser.add_argument(
         "--perceptual", help="bundle of LPIPS or toy/features for --refine; L2 alone without"
@@ -67,6 +66,7 @@ def _run(flags):
 
 
 def _invert_all(flags):
+    method, options = _method(flags)
     source = open_images(flags.images, without=flags.out)
     check_output(flags.out, source)
     model = api.load(flags.model)
@@ -80,24 +80,16 @@ def _invert_all(flags):
         source = AlignedFaces(source, max(model.image_size))
     elif _reads_faces(flags.model):
         _warn_if_unaligned(source)
-    perceptual = bundle.load_network(flags.perceptual) if flags.perceptual else None
-    refine = None
-    if flags.refine:
-        refine = functools.partial(_METHODS[flags.method], model, perceptual, steps=flags.refine)
+    settings = _settings(flags, model, method, options)
+    if isinstance(options.get("perceptual"), str):  # opened once, and not for each batch
+        options["perceptual"] = bundle.load_network(options["perceptual"])
     outcome = invert_folder(
-        functools.partial(_invert, model, flags.iterations, refine, comparison(model)),
+        inversion(model, method, **options),
         source,
         flags.out,
         image_size=model.image_size,
         batch_size=flags.batch_size,
-        settings={
-            "model": bundle.hash_files(bundle.resolve(flags.model)),
-            "align": flags.align,
-            "iterations": flags.iterations or model.iterations,
-            "refine": flags.refine,
-            "method": flags.method if flags.refine else "encoder",
-            "perceptual": flags.perceptual if flags.refine else None,
-        },
+        settings=settings,
         max_bad_images=flags.max_bad_images,
         progress=ProgressBar,
     )
@@ -116,6 +108,33 @@ def _invert_all(flags):
     there = f", {outcome.already} were there already" if outcome.already else ""
     print(f"{outcome.count} images inverted{there}")
     print(f"codes: {flags.out}/latents.npz\npicture (input | inversion): {flags.out}/grid.png")
+
+
+def _method(flags):
+    """The name of the method that the flags ask for, and its options."""
+    method, options = flags.method or "w_plus", parse_options(flags.options)
+    METHODS.check(method)
+    given = {"steps": flags.refine or None, "perceptual": flags.perceptual}
+    given |= {"iterations": flags.iterations}
+    options |= {name: value for name, value in given.items() if value is not None}
+    if method in METHODS and "steps" not in options:  # nothing to optimise
+        method = "encoder"
+        options.pop("perceptual", None)
+    return method, options
+
+
+def _settings(flags, model, method, options):
+    """What the inversions depend on."""
+    settings = {
+        "model": bundle.hash_files(bundle.resolve(flags.model)),
+        "align": flags.align,
+        "iterations": options.get("iterations") or model.iterations,
+        "refine": options.get("steps", 0),
+        "method": method,
+        "perceptual": options.get("perceptual"),
+    }
+    others = {k: repr(v) for k, v in options.items() if k not in {"steps", *settings}}
+    return settings | ({"options": others} if others else {})
 
 
 def _reads_faces(name) -> bool:
@@ -137,49 +156,3 @@ def _warn_if_unaligned(source):
             "invert badly; --align crops faces as it was trained on them.",
             file=sys.stderr,
         )
-
-
-def _invert(model, iterations, refine, compare, images) -> Inverted:
-    codes = model.encode(model.to_input(images), iterations)
-    drawn = _draw(model, codes) if compare or not refine else None
-    found = refine(images, codes) if refine else Inverted(codes, drawn)
-    # Of the encoder's inversion: refined, any image comes nearer.
-    return dataclasses.replace(found, errors=compare(images, drawn)) if compare else found
-
-
-def _refine_w_plus(model, perceptual, images, codes, *, steps):
-    codes, _ = optimize_w_plus(model.generator, perceptual, images, codes, steps=steps)
-    return Inverted(codes, _draw(model, codes))
-
-
-def _refine_w(model, perceptual, images, codes, *, steps):
-    key = jax.random.key(0)
-    codes, noises, _ = optimize_w(model.generator, perceptual, images, codes, key, steps=steps)
-    return Inverted(codes, _draw(model, codes, noises), noises=noises)
-
-
-def _tune(model, perceptual, images, codes, *, steps):
-    """Every image has a generator of its own."""
-    drawn, writers = [], []
-    for i in range(len(images)):
-        one = slice(i, i + 1)
-        tuned, _ = tune_generator(model.generator, perceptual, images[one], codes[one], steps=steps)
-        drawn.append(model.drawn(_synthesis(tuned, codes[one])))
-        writers.append(
-            lambda path, tuned=tuned: bundle.save_bundle(
-                path, "generator", {"generator": tuned}, overwrite=True
-            )
-        )
-    return Inverted(codes, jnp.concatenate(drawn), generators=writers)
-
-
-_METHODS = {"w_plus": _refine_w_plus, "w": _refine_w, "pti": _tune}
-
-
-def _draw(model, codes, noises=None):
-    return model.drawn(model.synthesize(codes, noises=noises))
-
-
-@nnx.jit
-def _synthesis(generator, codes):
-    return generator.synthesis(codes)

@@ -12,7 +12,7 @@ from e4e_jax.data.batches import in_batches
 from e4e_jax.data.images import ImageError, resize_image, to_float
 from e4e_jax.data.sources import open_images
 from e4e_jax.editing.range import FAR, distances
-from e4e_jax.inversion.domain import Domain, errors_of
+from e4e_jax.inversion.domain import Domain, comparison
 from e4e_jax.inversion.folder import check_no_input, load_latents
 from e4e_jax.runtime.files import writing
 
@@ -149,31 +149,6 @@ def shortened(names, most: int = 10) -> str:
     """Names in a line, the first ones where they are many."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-def comparison(model: api.Inverter):
-    """How to tell images that are none of the model's domain; None if its bundle names none.
-
-    Returns:
-      A function of images [B, H, W, 3] in [-1, 1], as the encoder reads them, and of their
-      inversions at the model's `drawn_size`: the mean squared errors of these and of the average
-      image, [B, 2].
-    """
-    domain = Domain.of(model.metadata)
-    backbone, iterative = model.encoder.config.backbone, model.encoder.config.iterative
-    if domain is None or backbone.in_channels != (6 if iterative else 3):
-        return None
-    average = None
-    if domain.most is None:
-        average = model.drawn(model.synthesize(model.latent_avg[None]))
-
-    def compare(images, drawn):
-        images = np.asarray(images)
-        errors = errors_of(images, drawn)
-        far = np.full_like(errors, np.inf) if average is None else errors_of(images, average)
-        return np.stack([errors, far], axis=1)
-
-    return compare
 
 
 def say_what_is_strange(model: api.Inverter, names, errors) -> None:

@@ -8,10 +8,12 @@ by far more is something else.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+
+from e4e_jax.inversion.contract import Inverter
 
 TRAINED_ON, HELD_OUT, STEP = "trained_on", "held_out", "step"  # fields of a bundle's metadata
 
@@ -114,3 +116,28 @@ def errors_of(images, drawn) -> np.ndarray:
     factor = width // images.shape[2]
     areas = (batch, height // factor, factor, width // factor, factor, channels)
     return np.mean(np.square(images - drawn.reshape(areas).mean((2, 4))), axis=(1, 2, 3))
+
+
+def comparison(model: Inverter) -> Callable[[Any, Any], np.ndarray] | None:
+    """How to tell images that are none of the model's domain; None if its bundle names none.
+
+    Returns:
+      A function of images [B, H, W, 3] in [-1, 1], as the encoder reads them, and of their
+      inversions at the model's `drawn_size`: the mean squared errors of these and of the average
+      image, [B, 2].
+    """
+    domain = Domain.of(model.metadata)
+    backbone, iterative = model.encoder.config.backbone, model.encoder.config.iterative
+    if domain is None or backbone.in_channels != (6 if iterative else 3):
+        return None
+    average = None
+    if domain.most is None:
+        average = model.drawn(model.synthesize(model.latent_avg[None]))
+
+    def compare(images, drawn):
+        images = np.asarray(images)
+        errors = errors_of(images, drawn)
+        far = np.full_like(errors, np.inf) if average is None else errors_of(images, average)
+        return np.stack([errors, far], axis=1)
+
+    return compare

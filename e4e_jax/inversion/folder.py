@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from e4e_jax import bundle
 from e4e_jax.data import outputs
 from e4e_jax.data.images import (
     ImageError,
@@ -33,31 +34,13 @@ from e4e_jax.data.same_on_hosts import check_same_on_hosts
 from e4e_jax.data.sheets import sheet
 from e4e_jax.data.sources import Subset
 from e4e_jax.inversion import record
+from e4e_jax.inversion.contract import Inverted
 from e4e_jax.runtime.files import read_arrays, write_arrays
 from e4e_jax.runtime.hosts import check_shared, gather_json
 
 _OF_PYTORCH = (".pt", ".pth", ".pkl", ".npy")  # read by convert_weights, and not here
 _GRID_ROWS, _GRID_PAIRS = 8, 2  # input | inversion, twice in a row
 _WRITERS = 4  # threads that compress PNG files beside the device's work
-
-
-@dataclasses.dataclass(frozen=True)
-class Inverted:
-    """What one batch gives.
-
-    Attributes:
-      codes: w_plus [B, L, D].
-      images: [B, R, R, 3] in [-1, 1].
-      noises: optimised noise images, a list of [B, r, r]; None where they stay the generator's.
-      generators: a bundle writer per image, `write(path)`, where the generator was tuned; or None.
-      errors: numbers of each image that say how near its inversion is, [B, K]; or None.
-    """
-
-    codes: jax.Array
-    images: jax.Array
-    noises: list[jax.Array] | None = None
-    generators: list[Callable[[str], None]] | None = None
-    errors: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -342,7 +325,8 @@ def _write_batch(out, found, indices, source, files, settings, writers):
             generator = path.with_name(path.stem + outputs.GENERATOR)
             if generator.is_symlink():  # or the bundle would be written where it leads
                 generator.unlink()
-            found.generators[row](str(generator))
+            networks = {"generator": found.generators[row]}
+            bundle.save_bundle(str(generator), "generator", networks, overwrite=True)
     record.add_part(
         out,
         [source.names[i] for i in indices.values()],

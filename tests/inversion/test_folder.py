@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from e4e_jax.data.sources import open_images
-from e4e_jax.inversion.folder import Inverted, invert_folder
+from e4e_jax.inversion.contract import Inverted
+from e4e_jax.inversion.folder import invert_folder
 
 
 class Bar:

@@ -11,7 +11,8 @@ from PIL import Image
 from e4e_jax.data import outputs
 from e4e_jax.data.images import decode_image
 from e4e_jax.data.sources import open_images
-from e4e_jax.inversion.folder import Inverted, check_output, invert_folder, load_latents
+from e4e_jax.inversion.contract import Inverted
+from e4e_jax.inversion.folder import check_output, invert_folder, load_latents
 from e4e_jax.inversion.record import finished
 
 
