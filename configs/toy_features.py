@@ -20,6 +20,7 @@ def get_config():
     config.data.workers = 0
 
     config.features = ml_collections.ConfigDict()
+    config.features.network = "toy_features"  # of e4e_jax/models/registry.py
     config.features.embedding_dim = 128
     config.features.widths, config.features.depths = (16, 32, 64, 128), (1, 2, 2, 1)
 

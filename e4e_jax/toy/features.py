@@ -12,6 +12,7 @@ from flax import nnx
 
 from e4e_jax.models.irse import IRSEBackbone, IRSEConfig
 from e4e_jax.models.layers import EqualLinear
+from e4e_jax.toy.faces import FACTORS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,15 +21,24 @@ class ToyFeaturesConfig:
 
     Attributes:
       num_factors: K, the factors that it reads.
+      factor_names: of these.
       embedding_dim: E, the length of the vector behind identity and FID.
       image_size: side of the square images.
       backbone: the IR-SE backbone, the toy encoder's own.
     """
 
-    num_factors: int = 11
+    num_factors: int = len(FACTORS)
+    factor_names: tuple[str, ...] = FACTORS
     embedding_dim: int = 128
     image_size: int = 64
     backbone: IRSEConfig = IRSEConfig.tiny()
+
+    def __post_init__(self):
+        if len(self.factor_names) != self.num_factors:
+            raise ValueError(
+                f"{len(self.factor_names)} factors are named; expected num_factors, "
+                f"{self.num_factors}"
+            )
 
 
 class ToyFeatures(nnx.Module):
@@ -50,6 +60,11 @@ class ToyFeatures(nnx.Module):
             side * side * config.backbone.widths[-1], config.embedding_dim, rngs=rngs
         )
         self.factors = EqualLinear(config.embedding_dim, config.num_factors, rngs=rngs)
+
+    @property
+    def factor_names(self) -> tuple[str, ...]:
+        """Of the K factors that it reads."""
+        return self.config.factor_names
 
     def __call__(self, images):
         return self.factors(jax.nn.relu(self.pooled(images)))

@@ -242,6 +242,7 @@ _GENERATOR = {
 }) | _OPTIMIZERS  # fmt: skip
 
 _FEATURES = _section("features", _BACKBONE | {
+    "network": text(longest=200),
     "embedding_dim": whole(1, 65_536),
 }) | _section("optimizer", _OPTIMIZER)  # fmt: skip
 

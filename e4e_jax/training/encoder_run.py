@@ -156,7 +156,7 @@ def build_encoder_run(config, mesh) -> Run:
     )
 
 
-def encoder_bundle(config, read: Callable[[Any], Any]) -> bundle.Bundle:
+def encoder_bundle(config, about, read: Callable[[Any], Any]) -> bundle.Bundle:
     """What a bundle of such a run holds, from a checkpoint; see `registry.BundleOfTask`."""
     generator = _generator(config)
     architecture = _encoder_config(config, generator.config)

@@ -51,7 +51,7 @@ def open_run(workdir, step: int | None = None) -> bundle.Bundle:
         )
     make = BUNDLES[config.task]
     found, step = read_checkpoint(
-        os.path.join(workdir, "checkpoints"), lambda read: make(config, read), step
+        os.path.join(workdir, "checkpoints"), lambda read: make(config, about, read), step
     )
     for network in found.networks.values():
         network.eval()

@@ -1,4 +1,4 @@
-"""A run that trains the toy feature network to read the factors of faces."""
+"""A run that trains a network to read the factors that a source knows of its images."""
 
 import os
 from collections.abc import Callable
@@ -9,15 +9,14 @@ import numpy as np
 from flax import nnx
 
 from e4e_jax import bundle
+from e4e_jax.bundle_json import decode_config
 from e4e_jax.data.batches import in_batches
 from e4e_jax.data.images import to_float
 from e4e_jax.data.sheets import sheet
 from e4e_jax.inversion.domain import STEP
 from e4e_jax.metrics.regression import r2_score
-from e4e_jax.models.irse import IRSEConfig
+from e4e_jax.models.registry import KINDS, NETWORKS
 from e4e_jax.runtime import parallel
-from e4e_jax.toy.faces import FACTORS
-from e4e_jax.toy.features import ToyFeatures, ToyFeaturesConfig
 from e4e_jax.training.features_step import make_features_step
 from e4e_jax.training.run import (
     Run,
@@ -31,15 +30,22 @@ from e4e_jax.training.run import (
 )
 from e4e_jax.training.tables import format_table
 
+_FACTORS = "factors"  # of the run's notes: the names of what it reads
+
 
 def build_features_run(config, mesh) -> Run:
-    """Builds the run that `config` describes (see configs/toy_features.py)."""
+    """Builds the run that `config` describes (see configs/toy_features.py).
+
+    Raises:
+      ValueError: the source knows no factors, or the config does not fit together; in one sentence.
+    """
     held_out = held_out_images(config)
     check_factors(held_out, config)
     images, factors = held_out.images, held_out.factors(slice(None))
-    network = ToyFeatures(
-        _features_config(config), axis_name=parallel.AXIS, rngs=nnx.Rngs(config.seed)
-    )
+    names = list(held_out.factor_names)
+    about = {_FACTORS: names}
+    make, architecture = _network(config, names)
+    network = make(architecture, axis_name=parallel.AXIS, rngs=nnx.Rngs(config.seed))
     state, step = make_features_step(network, build_optimizer(config.optimizer, config.total_steps))
     graph, _, _ = nnx.split(network, nnx.Param, nnx.BatchStat)
 
@@ -52,17 +58,18 @@ def build_features_run(config, mesh) -> Run:
     def scores(state) -> dict[str, float]:
         weights = on_this_host((state.params, state.batch_stats))
         predicted = in_batches(lambda x: read(*weights, x), (images,), config.validation_batch_size)
-        r2 = dict(zip([f"R2 {n}" for n in FACTORS], r2_score(factors, predicted), strict=True))
+        r2 = dict(zip([f"R2 {n}" for n in names], r2_score(factors, predicted), strict=True))
         return {"error": float(np.mean(np.square(predicted - factors))), **r2}
 
     def finish(state, workdir):
         trained = nnx.merge(graph, *on_this_host((state.params, state.batch_stats)))
         path = os.path.join(workdir, "bundle")
-        networks = {"toy_features": trained}
-        bundle.save_bundle(path, "toy_features", networks, {STEP: step_of(state)}, overwrite=True)
+        kind = config.features.network
+        notes = about | {STEP: step_of(state)}
+        bundle.save_bundle(path, kind, {kind: trained}, notes, overwrite=True)
         found = scores(state)
-        rows = {"feature network": [found[f"R2 {n}"] for n in FACTORS]}
-        print("\n" + format_table(f"R2 on {len(images)} held-out images", list(FACTORS), rows))
+        rows = {"feature network": [found[f"R2 {n}"] for n in names]}
+        print("\n" + format_table(f"R2 on {len(images)} held-out images", names, rows))
         return {"bundle": path}
 
     return Run(
@@ -73,25 +80,38 @@ def build_features_run(config, mesh) -> Run:
         best="error",
         picture=lambda state: sheet(images[:48], 12),
         finish=finish,
+        about=about,
     )
 
 
-def features_bundle(config, read: Callable[[Any], Any]) -> bundle.Bundle:
+def features_bundle(config, about, read: Callable[[Any], Any]) -> bundle.Bundle:
     """What a bundle of such a run holds, from a checkpoint; see `registry.BundleOfTask`."""
-    architecture = _features_config(config)
-    network = nnx.eval_shape(lambda: ToyFeatures(architecture, rngs=nnx.Rngs(0)))
+    make, architecture = _network(config, about.get(_FACTORS))
+    network = nnx.eval_shape(lambda: make(architecture, rngs=nnx.Rngs(0)))
     graph, params, batch_stats = nnx.split(network, nnx.Param, nnx.BatchStat)
     weights = read({"params": params, "batch_stats": batch_stats})
     trained = nnx.merge(graph, weights["params"], weights["batch_stats"])
-    return bundle.Bundle("toy_features", {"toy_features": trained}, {})
+    kind = config.features.network
+    return bundle.Bundle(kind, {kind: trained}, {})
 
 
-def _features_config(config) -> ToyFeaturesConfig:
-    return ToyFeaturesConfig(
-        num_factors=len(FACTORS),
-        embedding_dim=config.features.embedding_dim,
-        image_size=config.data.image_size[0],
-        backbone=IRSEConfig(
-            widths=tuple(config.features.widths), depths=tuple(config.features.depths)
-        ),
-    )
+def _network(config, names) -> tuple[type[nnx.Module], Any]:
+    """The class of the network that the config names, and the config that it is built from."""
+    kind = config.features.network
+    if kind not in KINDS or KINDS[kind] != (kind,):
+        raise ValueError(
+            f"config.features.network is {kind!r:.80}; expected a network that reads factors, such "
+            "as that of configs/toy_features.py."
+        )
+    make = NETWORKS[kind]
+    described = {
+        "num_factors": len(names) if isinstance(names, list) else None,
+        "factor_names": names,
+        "embedding_dim": config.features.embedding_dim,
+        "image_size": config.data.image_size[0],
+        "backbone": {name: list(config.features[name]) for name in ("widths", "depths")},
+    }
+    try:
+        return make, decode_config(make, described)
+    except ValueError as error:
+        raise ValueError(f"config.features.network {kind} cannot be built: {error}.") from None

@@ -12,6 +12,7 @@ from flax import nnx
 from e4e_jax import bundle
 from e4e_jax.data.batches import in_batches
 from e4e_jax.data.images import save_png, to_float, to_uint8
+from e4e_jax.data.registry import build_source
 from e4e_jax.data.sheets import sheet
 from e4e_jax.editing.directions import regress_directions
 from e4e_jax.editing.files import save_directions
@@ -22,9 +23,6 @@ from e4e_jax.models.discriminator import Discriminator
 from e4e_jax.models.feature_discriminator import FeatureDiscriminator
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig, mean_latent
 from e4e_jax.runtime import parallel
-from e4e_jax.toy.faces import FACTORS
-from e4e_jax.toy.features import ToyFeatures
-from e4e_jax.toy.latents import face_latents
 from e4e_jax.training.generator_step import (
     GeneratorOptions,
     Supervision,
@@ -33,6 +31,7 @@ from e4e_jax.training.generator_step import (
 from e4e_jax.training.run import (
     Run,
     build_optimizer,
+    check_factors,
     describe_images,
     float_images,
     held_out_images,
@@ -62,7 +61,8 @@ def build_generator_run(config, mesh) -> Run:
     supervision = None
     if any(config.supervision.values()):
         network = bundle.load_network(config.features)
-        supervision = Supervision(**config.supervision, latents=face_latents, network=network)
+        latents = _latents(config)
+        supervision = Supervision(**config.supervision, latents=latents, network=network)
     init, step = make_generator_step(
         generator,
         discriminator,
@@ -118,7 +118,7 @@ def build_generator_run(config, mesh) -> Run:
     )
 
 
-def generator_bundle(config, read: Callable[[Any], Any]) -> bundle.Bundle:
+def generator_bundle(config, about, read: Callable[[Any], Any]) -> bundle.Bundle:
     """What a bundle of such a run holds, from a checkpoint; see `registry.BundleOfTask`."""
     networks = _first_networks(config, nnx.Rngs(config.seed))
     generator, discriminator = networks["generator_raw"], networks["discriminator"]
@@ -169,6 +169,18 @@ def _bundled(generator, discriminator, weights) -> dict[str, nnx.Module]:
     return networks | {"discriminator": judging}
 
 
+def _latents(config):
+    """How the source ties a code to what an image shows."""
+    source = build_source(config.data, held_out=False)
+    check_factors(source, config)
+    if not hasattr(source, "latents"):
+        raise ValueError(
+            f"config.supervision is on and config.data.source {config.data.source!r} has no "
+            "latents; expected a source that ties a code to what an image shows."
+        )
+    return source.latents
+
+
 def _networks_to_go_on_from(name, resolution, dtype) -> dict[str, nnx.Module]:
     """Those of a generator bundle: the average, the trained one and its discriminator, or fewer."""
     opened = bundle.load_bundle(name, dtype=dtype)
@@ -198,7 +210,8 @@ class _GeneratorEvaluation:
         self._graph, _, self._constants = nnx.split(generator, nnx.Param, ...)
         self._config = config
         self._untrained = generator
-        self._images = held_out_images(config).images
+        held_out = held_out_images(config)
+        self._images, self._factor_names = held_out.images, held_out.factor_names
         self._features = bundle.load_network(config.features) if config.features else None
         if self._features is not None and len(self._images) < 2:
             raise ValueError(
@@ -206,7 +219,8 @@ class _GeneratorEvaluation:
                 "used; FID needs at least 2 (config.data.num_validation; '' for no FID)."
             )
         self._pool = nnx.jit(lambda network, images: network.pooled(jnp.clip(images, -1, 1)))
-        self.reads_factors = config.data.source == "toy" and isinstance(self._features, ToyFeatures)
+        read = getattr(self._features, "factor_names", ())
+        self.reads_factors = bool(read) and read == self._factor_names
 
     def generator(self, params) -> Generator:
         return nnx.merge(self._graph, params, self._constants, copy=True)
@@ -242,14 +256,14 @@ class _GeneratorEvaluation:
         return _distance(statistics, self._statistics_of_images(self._images))
 
     def directions(self, generator: Generator) -> dict[str, np.ndarray]:
-        """Directions of w for the factors that the toy features read."""
+        """Directions of w for the factors of the source, as the features read them."""
         codes, factors = [], []
         read = nnx.jit(self._features)
         for w, images in self._samples(generator, _DIRECTION_SAMPLES, 100):
             codes.append(w)
             factors.append(np.asarray(read(images)))
         found = regress_directions(np.concatenate(codes), np.concatenate(factors))
-        return dict(zip(FACTORS, found.astype(np.float32), strict=True))
+        return dict(zip(self._factor_names, found.astype(np.float32), strict=True))
 
     def _samples(self, generator, count, batch_size):
         """Yields (w, images) of `count` fixed draws of z."""

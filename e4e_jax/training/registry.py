@@ -27,11 +27,11 @@ TASKS = Registry("task", {
 class BundleOfTask(Protocol):
     """Rebuilds the networks that a bundle of a task's runs holds, from a checkpoint."""
 
-    def __call__(self, config: Any, read: Callable[[Any], Any]) -> Any:
-        """config, read -> `e4e_jax.bundle.Bundle`, its metadata left to others.
+    def __call__(self, config: Any, about: Any, read: Callable[[Any], Any]) -> Any:
+        """config, `Run.about`, read -> `e4e_jax.bundle.Bundle`, its metadata left to others.
 
-        The config lies in a work directory, and no import path of it may be followed. `read` takes
-        a tree of arrays or shapes whose names are those of the state, and gives their arrays.
+        The first two lie in a work directory, and no import path in them may be followed. `read`
+        takes a tree of arrays or shapes whose names are those of the state, and gives their arrays.
         """
 
 

@@ -112,7 +112,7 @@ def check_factors(source: Source, config) -> None:
         raise ValueError(
             f"config.task is {config.task!r} and learns from what the images show, which "
             f"config.data.source {config.data.source!r} does not know; expected a source with "
-            "factors and factor_names, such as 'toy'."
+            "factors and factor_names."
         )
 
 

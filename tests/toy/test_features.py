@@ -13,7 +13,7 @@ from e4e_jax.toy.features import ToyFeatures, ToyFeaturesConfig
 @pytest.fixture(scope="module")
 def network():
     backbone = IRSEConfig(widths=(16, 16, 16, 16), depths=(1, 1, 1, 1))
-    config = ToyFeaturesConfig(num_factors=5, embedding_dim=6, image_size=16, backbone=backbone)
+    config = ToyFeaturesConfig(5, tuple("abcde"), embedding_dim=6, image_size=16, backbone=backbone)
     network = randomize(ToyFeatures(config, rngs=nnx.Rngs(0)))
     network.eval()
     return network
