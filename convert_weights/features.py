@@ -6,7 +6,7 @@ from flax import nnx
 
 from convert_weights.checkpoint import Checkpoint
 from convert_weights.encoder import backbone_rows, read_backbone_config
-from convert_weights.rows import Row, batch_norm, conv, linear, residual_block, variables
+from convert_weights.rows import LINEAR, Row, batch_norm, conv, linear, residual_block, variables
 from e4e_jax.models.arcface import ArcFace, ArcFaceConfig
 from e4e_jax.models.inception import Inception, InceptionConfig
 from e4e_jax.models.irse import IRSEConfig
@@ -87,10 +87,16 @@ def inception_rows(inception: Inception) -> list[Row]:
             ours = path.removesuffix(".kernel")
             published = ours[0].upper() + ours[1:]
             rows += conv(f"{published}.conv", ours) + batch_norm(f"{published}.bn", f"{ours}.norm")
+    if inception.config.num_classes:
+        rows.append(Row("fc.weight", "classes", LINEAR))
     return rows
 
 
 def read_inception(checkpoint: Checkpoint) -> Inception:
-    inception = nnx.eval_shape(lambda: Inception(InceptionConfig(), rngs=nnx.Rngs(0)))
+    """With the classes that a file has; their bias is no part of the inception score."""
+    classes = checkpoint.tensors.get(f"{checkpoint.prefix}fc.weight")
+    shape = () if classes is None else tuple(classes.shape)
+    config = InceptionConfig(num_classes=shape[0] if shape else 0)
+    inception = nnx.eval_shape(lambda: Inception(config, rngs=nnx.Rngs(0)))
     checkpoint.fill(inception, inception_rows(inception))
     return inception

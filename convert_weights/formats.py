@@ -339,7 +339,7 @@ FORMATS = {
             "inception",
             "Inception V3 of the FID",
             features.read_inception,
-            left_out=[(r"^fc\.", "classifier")],
+            left_out=[(r"^fc\.bias$", "bias of the classifier")],
         ),
     ),
 }

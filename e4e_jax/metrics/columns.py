@@ -9,7 +9,7 @@ import functools
 import io
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -48,6 +48,24 @@ class Pass:
     where: str = "the set"
 
 
+class Keep(Protocol):
+    """What is kept of a column: seen batch by batch, on every host, then merged."""
+
+    def update(self, index: np.ndarray, rows: np.ndarray) -> None:
+        """Adds rows [b, ...] of the images of these numbers."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What this host has seen."""
+
+    @staticmethod
+    def merged(parts: list[dict[str, np.ndarray]]) -> Any:
+        """What a metric gets, from the `arrays` of all hosts."""
+
+    @staticmethod
+    def as_arrays(kept: Any) -> dict[str, np.ndarray]:
+        """The `arrays` of one host that had seen what was merged."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Column:
     """What is computed of each image and kept of a set.
@@ -56,7 +74,7 @@ class Column:
       role: which pass can compute it, see `Pass.identities`.
       compute: (the network that measures, or None; what `Pass.images` made) -> [b, ...];
         traceable.
-      keep: `Rows` or `Moments`.
+      keep: `Rows`, `Moments` or another `Keep`.
       key: what the result depends on beside the images, JSON; None if it is not to be cached.
       limit: only the first images of the pass; None for all.
       network: name of the network that measures.
@@ -64,7 +82,7 @@ class Column:
 
     role: str
     compute: Callable[[Any, dict], jax.Array]
-    keep: type
+    keep: type[Keep]
     key: Any
     limit: int | None = None
     network: str | None = None
@@ -85,9 +103,12 @@ class Rows:
 
     @staticmethod
     def merged(parts: list[dict]) -> np.ndarray:
-        """From the `arrays` of all hosts."""
         index, rows = (np.concatenate([part[n] for part in parts]) for n in ("index", "rows"))
         return rows if np.all(np.diff(index) > 0) else rows[np.argsort(index)]
+
+    @staticmethod
+    def as_arrays(kept: np.ndarray) -> dict[str, np.ndarray]:
+        return {"index": np.arange(len(kept)), "rows": kept}
 
 
 class Moments:
@@ -103,17 +124,52 @@ class Moments:
         self._statistics.update(rows)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        return {n: np.asarray(v) for n, v in vars(self._statistics).items()}
+        return self.as_arrays(self._statistics)
 
     @staticmethod
     def merged(parts: list[dict]) -> FeatureStatistics:
-        """From the `arrays` of all hosts."""
         total = FeatureStatistics(parts[0]["sum"].size)
         for part in parts:
             total.count += int(part["count"])
             total.sum += part["sum"]
             total.outer_sum += part["outer_sum"]
         return total
+
+    @staticmethod
+    def as_arrays(kept: FeatureStatistics) -> dict[str, np.ndarray]:
+        return {name: np.asarray(value) for name, value in vars(kept).items()}
+
+
+class MomentsOfEach:
+    """`Moments` of several columns of features: rows are [N, K, D]."""
+
+    def __init__(self):
+        self._moments = []
+
+    def update(self, index, rows):
+        if not self._moments:
+            self._moments = [Moments() for _ in range(rows.shape[1])]
+        for k, moments in enumerate(self._moments):
+            moments.update(index, rows[:, k])
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return _stacked([moments.arrays() for moments in self._moments])
+
+    @staticmethod
+    def merged(parts: list[dict]) -> list[FeatureStatistics]:
+        count = len(parts[0]["count"])
+        return [
+            Moments.merged([{name: array[k] for name, array in part.items()} for part in parts])
+            for k in range(count)
+        ]
+
+    @staticmethod
+    def as_arrays(kept: list[FeatureStatistics]) -> dict[str, np.ndarray]:
+        return _stacked([Moments.as_arrays(statistics) for statistics in kept])
+
+
+def _stacked(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
 
 
 class Columns:
@@ -175,7 +231,7 @@ class Columns:
                 for name, parts in computed.items():
                     kept[name] = columns[name].keep.merged(parts)
                     if keys[name] is not None:
-                        cache.put(keys[name], _joined(columns[name].keep, parts, kept[name]))
+                        cache.put(keys[name], columns[name].keep.as_arrays(kept[name]))
         return kept
 
     def _run(self, current, columns, num_batches, networks, progress) -> dict[str, list[dict]]:
@@ -248,15 +304,6 @@ def _key(column: Column, current: Pass):
 def _num_batches(current: Pass, columns) -> int:
     limits = [current.count if c.limit is None else c.limit for c in columns.values()]
     return -(-max(limits) // current.batch_size)
-
-
-def _joined(keep, parts, merged):
-    """The `arrays` of one host that had seen everything."""
-    if len(parts) == 1:
-        return parts[0]
-    if keep is Rows:
-        return {"index": np.arange(len(merged)), "rows": merged}
-    return {name: np.asarray(value) for name, value in vars(merged).items()}
 
 
 def _from_all_hosts(arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:

@@ -11,7 +11,6 @@ from flax import nnx
 from e4e_jax.metrics.cache import Cache
 from e4e_jax.metrics.columns import Column, Columns, Pass, find_pass
 from e4e_jax.metrics.metric import Request, Subject
-from e4e_jax.metrics.moments import FeatureStatistics
 from e4e_jax.metrics.networks import features_of
 from e4e_jax.metrics.report import Figure, Report
 from e4e_jax.runtime.progress import ProgressBar
@@ -51,14 +50,15 @@ class Evaluation:
         self._cache = cache
         self._progress = progress or (lambda batches, batch_size: _NoBar())
         self._place: dict[str, Pass] = {}
+        self._counts: dict[str, dict[str, int]] = {}  # metric -> part -> images
         columns = {}
         for request in requests:
+            counts = self._counts[request.name] = {}
             for part, column in _columns_of(request, subject, network_keys).items():
-                name = f"{request.name}/{part}"
-                columns[name], self._place[request.name] = (
-                    column,
-                    find_pass(request.name, column, passes, request.metric.least),
-                )
+                place = find_pass(request.name, column, passes, request.metric.least)
+                counts[part] = place.count if column.limit is None else column.limit
+                columns[f"{request.name}/{part}"] = column
+                self._place[request.name] = place
         self._columns = Columns(columns, passes)
 
     def measure(self, networks: Mapping[str, nnx.Module] | None = None) -> Report:
@@ -83,10 +83,10 @@ class Evaluation:
         figures, per_image, names = [], {}, []
         for request in self._requests:
             metric, place = request.metric, self._place.get(request.name)
-            parts = {part: kept[f"{request.name}/{part}"] for part in metric.columns(self._subject)}
+            counts = self._counts[request.name]
+            parts = {part: kept[f"{request.name}/{part}"] for part in counts}
             if any(part is None for part in parts.values()):
                 continue  # of the cache, which the first host alone has
-            counts = {part: _count(value) for part, value in parts.items()}
             label = features_of(request.network) if request.network else metric.features
             size = "x".join(map(str, place.image_size)) if place else _device()
             for suffix, value in metric.figures(parts, self._subject).items():
@@ -125,7 +125,3 @@ class _NoBar(contextlib.nullcontext):
 
 def _device() -> str:
     return jax.local_devices()[0].device_kind
-
-
-def _count(kept) -> int:
-    return kept.count if isinstance(kept, FeatureStatistics) else len(kept)

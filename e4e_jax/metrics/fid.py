@@ -54,9 +54,10 @@ def pooled_features(network, images, index):
     return network.pooled(images)
 
 
-def _compare(reference: FeatureStatistics, measured: FeatureStatistics) -> dict[str, float]:
+def compare_moments(reference: FeatureStatistics, measured: FeatureStatistics) -> dict[str, float]:
+    """{"": the Fréchet distance} of two sets of vectors."""
     parts = (reference.mean, reference.covariance, measured.mean, measured.covariance)
     return {"": frechet_distance(*parts)}
 
 
-FID = SetMetric(pooled_features, Moments, _compare, "inception", "pooled")
+FID = SetMetric(pooled_features, Moments, compare_moments, "inception", "pooled")

@@ -10,6 +10,11 @@ def l2(a, b):
     return jnp.mean(jnp.square(a - b), axis=(1, 2, 3))
 
 
+def psnr(a, b):
+    """Peak signal-to-noise ratio in dB, 10·log₁₀(2² / l2); infinite for equal images."""
+    return 10 * jnp.log10(4 / l2(a, b))
+
+
 def perceptual_distance(network, a, b):
     """Distance in a network's feature maps, such as LPIPS.
 
@@ -31,6 +36,7 @@ def identity_similarity(network, a, b):
 
 
 L2 = PairMetric(l2)
+PSNR = PairMetric(psnr)
 LPIPS = PairMetric(perceptual_distance, "lpips_alex", "distance")
 PERCEPTUAL = PairMetric(perceptual_distance, method="distance")
 ID = PairMetric(identity_similarity, "arcface", "embed")

@@ -3,6 +3,16 @@
 Synthesised images are clipped to [-1, 1], as a file or a screen does it, but not rounded to 8 bits:
 rounding would turn the last bit of a float, which depends on the batch size and the device, into
 whole levels. A model and the files that it writes therefore differ by the noise of that rounding.
+
+What columns can read, by their role:
+  pairs, measured, reference: images [B, H, W, 3] in [-1, 1], "reference" and "measured" as far as
+    the pass has them.
+  codes: of inversions, beside these: "codes" w_plus [B, L, D], "generator", and the functions
+    "encode" (images -> codes) and "synthesize" (latents -> images of the encoder's size).
+  latents: of samples, beside "measured": the draws "z" [B, Z], a "key" [B] for each, and the
+    functions "mapping" (z -> w) and "synthesize w" (w [B, D] -> images).
+  factors: of sources that know them, "factors" [B, K].
+Everywhere "index" [B] numbers the images.
 """
 
 import dataclasses
@@ -78,7 +88,7 @@ def inversion_pass(
 
     with_factors = hasattr(source, "factors")
     key = _images_key(source, image_size)
-    inverted = None if key is None else [key, model_key]
+    inverted = None if None in (key, model_key) else [key, model_key]
     roles = {"pairs": inverted, "codes": inverted, "measured": inverted, "reference": key}
     return Pass(
         count=len(source),
@@ -135,6 +145,7 @@ def sample_pass(
       batch_size, model_key: as for `inversion_pass`.
     """
     rows = batch_size // jax.process_count()
+    key = None if model_key is None else [model_key, "samples"]
 
     def batches():
         for start in range(0, count, batch_size):
@@ -144,15 +155,20 @@ def sample_pass(
     def images(networks, arrays):
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(arrays["index"])
         z = jax.vmap(lambda key: jax.random.normal(key, (z_dim,)))(keys)
-        images = synthesize(networks, mapping(networks, z))
-        return arrays | {"measured": jnp.clip(images, -1, 1)}
+        return arrays | {
+            "key": keys,
+            "z": z,
+            "measured": jnp.clip(synthesize(networks, mapping(networks, z)), -1, 1),
+            "mapping": lambda z: mapping(networks, z),
+            "synthesize w": lambda w: synthesize(networks, w),
+        }
 
     return Pass(
         count=count,
         batch_size=batch_size,
         batches=batches,
         images=images,
-        identities={"measured": [model_key, "samples"]},
+        identities={"measured": key, "latents": key},
         image_size=image_size,
         names=[f"sample {i}" for i in range(count)],
         where="the generator",

@@ -49,7 +49,8 @@ def prepare(
 
     Args:
       model: an `api.Inverter` or `api.GeneratorModel`, or the name of its bundle; None for none.
-      source: images to measure with, see `data.sources`, or a folder, file or pattern of them.
+      source: images to measure with, see `data.sources`, or a folder, file or pattern of them. A
+        generator needs none for metrics of its samples alone, as ppl_w10k.
       metrics: by name: of `registry.METRICS`, NAME@NETWORK for another network than its own, or
         the import path of one of others (`package.module:object`); counts as in fid10k. None for
         `METRICS_OF_THE_PAPER`.
@@ -143,27 +144,26 @@ def _check_network(request: Request, networks: Mapping[str, nnx.Module]) -> None
 
 
 def _model_passes(model, source, reference, requests, batch_size, model_key) -> list[Pass]:
-    """The ways through the images of an inverter or a generator."""
-    if source is None:
-        raise ValueError("there are no images to measure with; expected a source of them.")
+    """The ways through the images of an inverter or a generator, those that are asked for first."""
     inverts = hasattr(model, "encode")
-    size = model.image_size if inverts else (model.resolution, model.resolution)
-    common = {"image_size": size, "batch_size": batch_size}
+    reference = source if reference is None and not inverts else reference
+    square = (model.resolution, model.resolution)
+    common = {"image_size": model.image_size if inverts else square, "batch_size": batch_size}
     found = []
-    if inverts:
+    if reference is not None:
+        found.append(passes.image_pass(reference, "reference", **common))
+    if inverts and source is not None:
         functions = passes.inversion_functions(model)
         found.append(passes.inversion_pass(source, *functions, model_key=model_key, **common))
-    else:
-        count = max((request.written.count or len(source) for request in requests), default=1)
-        z_dim = model.generator.config.z_dim
-        functions = passes.sampling_functions()
-        found.append(
-            passes.sample_pass(*functions, count, z_dim=z_dim, model_key=model_key, **common)
-        )
-        reference = source if reference is None else reference
-    if reference is not None:
-        found.insert(0, passes.image_pass(reference, "reference", **common))
-    return found
+    samples = passes.sample_pass(
+        *passes.sampling_functions(),
+        max((request.written.count or len(source or ()) for request in requests), default=0),
+        z_dim=model.generator.config.z_dim,
+        image_size=square,
+        batch_size=batch_size,
+        model_key=model_key,
+    )
+    return [*found, samples]
 
 
 def _image_passes(

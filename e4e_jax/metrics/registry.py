@@ -12,6 +12,7 @@ from e4e_jax.runtime.registry import Registry
 METRICS = Registry("metric", {
     # Of an image and its counterpart.
     "l2": "e4e_jax.metrics.pairs:L2",
+    "psnr": "e4e_jax.metrics.pairs:PSNR",
     "ms_ssim": "e4e_jax.metrics.ms_ssim:MS_SSIM",
     "lpips": "e4e_jax.metrics.pairs:LPIPS",
     "perceptual": "e4e_jax.metrics.pairs:PERCEPTUAL",
@@ -21,8 +22,13 @@ METRICS = Registry("metric", {
     "kid": "e4e_jax.metrics.kid:KID",
     "pr": "e4e_jax.metrics.precision_recall:PR",
     "swd": "e4e_jax.metrics.sliced_wasserstein:SWD",
+    "is": "e4e_jax.metrics.inception_score:IS",
     # Of a model.
+    "fid_edited": "e4e_jax.metrics.edited:FID_EDITED",
     "lec": "e4e_jax.metrics.lec:LEC",
+    "ppl_z": "e4e_jax.metrics.path_length:PPL_Z",
+    "ppl_w": "e4e_jax.metrics.path_length:PPL_W",
+    "ppl_wend": "e4e_jax.metrics.path_length:PPL_WEND",
     "factors": "e4e_jax.metrics.regression:FACTORS",
     "time": "e4e_jax.metrics.speed:TIME",
 })  # fmt: skip

@@ -165,15 +165,17 @@ class InceptionConfig:
 
     Attributes:
       image_size: side to which images are resized.
+      num_classes: C, that it tells apart; 1008 in the published file, 0 for none.
     """
 
     image_size: int = 299
+    num_classes: int = 0
 
 
 class Inception(nnx.Module):
     """Images [B, H, W, 3] in [-1, 1] -> the features of the FID [B, 2048], float32.
 
-    Built in evaluation mode: it measures and is not trained. The classifier is left out.
+    Built in evaluation mode: it measures and is not trained.
 
     Args:
       config: the shape.
@@ -202,11 +204,26 @@ class Inception(nnx.Module):
         self.mixed_7a = InceptionD(768, conv)
         self.mixed_7b = InceptionE(1280, _average_pool, conv)
         self.mixed_7c = InceptionE(2048, _same_max_pool, conv)
+        if config.num_classes:
+            self.classes = nnx.Param(jnp.zeros((2048, config.num_classes)))
         self.eval()
 
     def pooled(self, images):
         """The features of a call, by the name that all networks behind FID have for them."""
         return self(images)
+
+    def class_logits(self, images):
+        """What the inception score takes the softmax of: images -> [B, C], without the bias.
+
+        Raises:
+          ValueError: the network has no classes.
+        """
+        if not self.config.num_classes:
+            raise ValueError(
+                "this Inception has no classes, as its bundle is of an older version; expected one "
+                "that `python -m convert_weights` makes of the published file today."
+            )
+        return jnp.dot(self(images), self.classes[...], precision="highest")
 
     def __call__(self, images):
         x = resize_bilinear(images.astype(jnp.float32), self.config.image_size)

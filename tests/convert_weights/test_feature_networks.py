@@ -74,8 +74,11 @@ def test_lpips_needs_trunk_and_linear_weights(tmp_path, capsys):
 @pytest.mark.slow
 def test_inception(tmp_path):
     network = published.randomize(Inception())
-    model = convert(tmp_path, features.inception_state(network))
+    state = features.inception_state(network)
+    model = convert(tmp_path, state)
     images = random_images(64, 48)
     with torch.no_grad():
         expected = network(to_torch(images))
+        logits = expected.double() @ state["fc.weight"].double().T
     assert relative_error(model(images), expected) < 1e-5
+    assert relative_error(model.network.class_logits(images), logits) < 1e-5

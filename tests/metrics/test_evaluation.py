@@ -21,6 +21,7 @@ from e4e_jax.metrics.cache import Cache
 from e4e_jax.metrics.edits import NamedEdit
 from e4e_jax.metrics.evaluation import Evaluation
 from e4e_jax.metrics.fid import frechet_distance
+from e4e_jax.metrics.inception_score import inception_score
 from e4e_jax.metrics.kid import kernel_distance
 from e4e_jax.metrics.metric import Subject, find_metric
 from e4e_jax.metrics.precision_recall import precision_recall
@@ -33,7 +34,7 @@ from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
 SIZE = (32, 32)
 PIXELS = 32 * 32 * 3
 DIRECTION = np.array([0.3, 0, 0, 0.1], np.float32)
-EDITS = (NamedEdit("first=2", DirectionEdit(DIRECTION), 2.0),)
+EDITS = tuple(NamedEdit(f"first={s:g}", DirectionEdit(DIRECTION), s) for s in (2.0, -1.0))
 
 
 class Linear(nnx.Module):
@@ -49,6 +50,9 @@ class Linear(nnx.Module):
 
     def pooled(self, images):
         return self(images)
+
+    def class_logits(self, images):
+        return 3 * self(images)
 
     def features(self, images):
         return self(images)
@@ -118,7 +122,8 @@ def measure(*args, **options):
     return prepare(*args, **options).measure()
 
 
-ALL = ("l2", "lpips", "fid", "kid", "pr", "swd", "lec", "fid6", "kid6_full")
+ALL = ("l2", "lpips", "fid", "kid", "pr", "swd", "lec", "fid6", "kid6_full", "is", "psnr",
+       "fid_edited")  # fmt: skip
 
 
 def test_figures_of_inversions_are_those_of_the_arrays(tmp_path):
@@ -138,6 +143,18 @@ def test_figures_of_inversions_are_those_of_the_arrays(tmp_path):
         image = NETWORKS["generator"]((code + step)[None])
         back = NETWORKS["encoder"](image)[0] - step
         assert distance == pytest.approx(np.sqrt(np.sum((back - code) ** 2)), rel=1e-4)
+    for edit in EDITS:
+        edited = np.clip(NETWORKS["generator"](codes + edit.strength * DIRECTION), -1, 1)
+        vectors = np.float64(NETWORKS["@inception"](edited))
+        parts = [
+            f(x)
+            for x in (features[0], vectors)
+            for f in (lambda x: x.mean(0), lambda x: np.cov(x.T))
+        ]
+        assert got[f"fid_edited {edit.name}"] == pytest.approx(frechet_distance(*parts), rel=1e-3)
+    probabilities = jax.nn.softmax(NETWORKS["@inception"].class_logits(inverted))
+    score = inception_score(probabilities)
+    assert (got["is"], got["is deviation"]) == pytest.approx(score, rel=1e-4)
     real, fake = features
     for name, n in (("fid", 10), ("fid6", 6)):
         statistics = [
@@ -155,7 +172,7 @@ def test_figures_of_inversions_are_those_of_the_arrays(tmp_path):
     labels = {f.name: f.features for f in got.figures}
     assert labels["lpips"] == "LPIPS 0.1 (AlexNet), 32x32" and labels["l2"] == "pixels, 32x32"
     assert got.images == [f"{i:03}.png" for i in range(10)]
-    assert set(per_image) == {"l2", "lpips", "lec first=2"}
+    assert set(per_image) == {"l2", "lpips", "psnr", "lec first=2", "lec first=-1"}
     assert got["l2"] == pytest.approx(np.mean(per_image["l2"]), rel=1e-6)
 
 

@@ -33,6 +33,15 @@ def test_l2():
     assert relative_error(pairs.l2(a, b), expected) < 1e-5
 
 
+def test_psnr():
+    a, b = images(0), images(1)
+    mse = [np.mean((x - y) ** 2) for x, y in zip(np.float64(a), np.float64(b), strict=True)]
+    assert relative_error(pairs.psnr(a, b), 20 * np.log10(2 / np.sqrt(mse))) < 1e-5
+    as_bytes = np.mean(((a - b) * 127.5) ** 2, axis=(1, 2, 3))  # the same in units of files
+    assert relative_error(pairs.psnr(a, b), 10 * np.log10(255**2 / as_bytes)) < 1e-5
+    assert np.isposinf(pairs.psnr(a, a)).all()
+
+
 class Distance:
     """Two levels of features: the images, and their rows' means."""
 

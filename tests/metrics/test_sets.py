@@ -8,6 +8,7 @@ import scipy.ndimage
 from helpers import relative_error
 
 from e4e_jax.metrics import lec
+from e4e_jax.metrics.inception_score import inception_score
 from e4e_jax.metrics.kid import kernel_distance
 from e4e_jax.metrics.precision_recall import precision_recall
 from e4e_jax.metrics.sliced_wasserstein import (
@@ -154,6 +155,26 @@ def test_sliced_wasserstein():
     np.testing.assert_array_equal(sliced_wasserstein(a, a, directions=3), 0.0)
     with pytest.raises(ValueError, match="two sets of one shape"):
         sliced_wasserstein(a, b[:, :1])
+
+
+def test_inception_score_is_that_of_the_splits():
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet([0.3] * 5, size=23)
+    probabilities[0] = [1, 0, 0, 0, 0]
+    scores = []
+    for part in np.split(probabilities, [8, 16]):
+        marginal = part.mean(axis=0)
+        terms = [
+            sum(p * np.log(p / q) for p, q in zip(row, marginal, strict=True) if p > 0)
+            for row in part
+        ]
+        scores.append(np.exp(np.mean(terms)))
+    found = inception_score(probabilities, splits=3)
+    assert found == pytest.approx((np.mean(scores), np.std(scores)), rel=1e-10)
+    assert inception_score(np.eye(4), splits=1) == pytest.approx((4, 0))
+    assert inception_score(np.full((2, 4), 0.25)) == pytest.approx((1, 0))  # splits of one
+    with pytest.raises(ValueError, match=r"expected \[N, C\], found \(0, 3\)"):
+        inception_score(np.zeros((0, 3)))
 
 
 def test_mean_without_outliers():

@@ -1,5 +1,6 @@
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from flax import nnx
@@ -13,14 +14,18 @@ from e4e_jax.models.inception import Inception, InceptionConfig, resize_bilinear
 
 def test_features_match_torch():
     """In full width, on the smallest images that the network takes."""
-    network = randomize(Inception(InceptionConfig(75), rngs=nnx.Rngs(0)))
+    network = randomize(Inception(InceptionConfig(75, num_classes=10), rngs=nnx.Rngs(0)))
+    classes = np.asarray(network.classes[...], np.float64)
+    del network.classes  # which the reference does not have
     reference = copy_weights(network, inception.Inception(image_size=75)).eval().double()
+    network.classes = nnx.Param(jnp.asarray(classes, jnp.float32))
     images = np.random.default_rng(0).uniform(-1, 1, (2, 90, 70, 3)).astype(np.float32)
     with torch.no_grad():
         expected = reference(to_torch(images))
-    features = nnx.jit(Inception.__call__)(network, images)
-    assert features.dtype == jnp.float32
+    features, logits = nnx.jit(lambda n, x: (n.pooled(x), n.class_logits(x)))(network, images)
+    assert features.dtype == logits.dtype == jnp.float32
     assert relative_error(features, expected) < 1e-5
+    assert relative_error(logits, expected.numpy() @ classes) < 1e-4  # sums of both signs
 
 
 def test_resize_matches_torch():
@@ -38,3 +43,5 @@ def test_published_size_has_the_published_weights():
     assert network.mixed_7c.branch3x3dbl_3b.kernel.shape == (3, 1, 384, 384)
     features = nnx.eval_shape(lambda m, x: m(x), network, jnp.zeros((2, 32, 32, 3)))
     assert features.shape == (2, 2048)
+    with pytest.raises(ValueError, match="this Inception has no classes, as its bundle is of an"):
+        nnx.eval_shape(lambda m, x: m.class_logits(x), network, jnp.zeros((2, 32, 32, 3)))
