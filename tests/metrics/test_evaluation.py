@@ -249,7 +249,7 @@ def test_samples_of_a_generator(tmp_path):
     assert found["fid25_full"] == pytest.approx(expected, rel=1e-4)
     counts = (found.figures[0].images, found.figures[0].references)
     assert counts == (25, 10) and not found.per_image
-    with pytest.raises(ValueError, match="l2 needs pairs; the images at hand give measured, ref"):
+    with pytest.raises(ValueError, match="l2 needs pairs; the images at hand give latents, meas"):
         measure(("l2",), ways)
     with pytest.raises(ValueError, match="fid30_full asks for 30 images; there are 25"):
         measure(("fid30_full",), ways)
