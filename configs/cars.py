@@ -1,9 +1,11 @@
 """e4e for cars as published: Stanford Cars at 192x256 on the 512x512 StyleGAN2."""
 
+from ml_collections import ConfigDict
+
 from configs import common
 
 
-def get_config():
+def get_config() -> ConfigDict:
     config = common.get_encoder_config()
     config.name = "cars"
     config.data.path = "data/cars_train"

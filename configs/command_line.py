@@ -11,7 +11,7 @@ from ml_collections import config_flags
 _DEFAULT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "toy.py")
 
 
-def define_config(purpose: str, flag_values=flags.FLAGS) -> flags.FlagHolder:
+def define_config(purpose: str, flag_values: flags.FlagValues = flags.FLAGS) -> flags.FlagHolder:
     """Defines --config, whose value is the config that the file's get_config() returns."""
     return config_flags.DEFINE_config_file(
         "config", None, f"{purpose} (configs/toy.py); any field can be set, as in "
@@ -19,7 +19,7 @@ def define_config(purpose: str, flag_values=flags.FLAGS) -> flags.FlagHolder:
     )  # fmt: skip
 
 
-def parse_flags(argv):
+def parse_flags(argv: list[str]) -> list[str]:
     """For `absl.app.run`: the arguments that are no flags; bad flags end in exit code 1."""
     try:
         return read_flags(argv)
@@ -28,7 +28,7 @@ def parse_flags(argv):
         sys.exit(1)
 
 
-def read_flags(argv, flag_values=flags.FLAGS) -> list[str]:
+def read_flags(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
     """The arguments that are no flags; `argv[0]` is the program.
 
     Raises:

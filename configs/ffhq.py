@@ -1,9 +1,11 @@
 """e4e for faces as published: FFHQ at 256x256 on the 1024x1024 StyleGAN2, tested on CelebA-HQ."""
 
+from ml_collections import ConfigDict
+
 from configs import common
 
 
-def get_config():
+def get_config() -> ConfigDict:
     config = common.get_encoder_config()
     config.name = "ffhq"
     config.total_steps = 300_000

@@ -7,10 +7,12 @@ Without weights of LPIPS and MoCo at hand, train on L2 and the adversarial loss 
 --config.objective.perceptual=0 --config.objective.identity=0 --config.encoder.warm_start=''
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 
 
-def get_config():
+def get_config() -> ConfigDict:
     config = common.get_encoder_config()
     config.name = "folder"
     config.generator = ""

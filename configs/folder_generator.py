@@ -7,10 +7,12 @@ Grey images are learned as RGB, as all images are read; --config.generator.image
 generator of one channel, and its discriminator, of them.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 
 
-def get_config():
+def get_config() -> ConfigDict:
     config = common.get_generator_config()
     config.name = "folder_generator"
     config.objective.augment = ("color", "translation", "cutout")

@@ -1,9 +1,11 @@
 """The default: e4e on the built-in faces, with the shipped generator and features."""
 
+from ml_collections import ConfigDict
+
 from configs import common
 
 
-def get_config():
+def get_config() -> ConfigDict:
     config = common.get_encoder_config()
     config.name = "toy"
     config.batch_size = 16

@@ -1,11 +1,12 @@
 """The shipped toy features: an IR-SE that reads the eleven factors of the built-in faces."""
 
 import ml_collections
+from ml_collections import ConfigDict
 
 from configs import common
 
 
-def get_config():
+def get_config() -> ConfigDict:
     config = common.get_base_config()
     config.name = "toy_features"
     config.task = "features"

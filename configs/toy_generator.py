@@ -8,10 +8,12 @@ about 45 minutes on two CPU cores that other work shared
 and discriminator look at the same features, which flatters both numbers.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 
 
-def get_config():
+def get_config() -> ConfigDict:
     config = common.get_generator_config()
     config.name = "toy_generator"
     config.batch_size = 16

@@ -1,5 +1,7 @@
 """python -m convert_weights SRC [SRC...] DST: published checkpoints -> bundles, and back."""
 
+from collections.abc import Sequence
+
 from e4e_jax.runtime import program
 
 if __name__ == "__main__":
@@ -18,7 +20,7 @@ from e4e_jax.editing.files import save_directions
 from e4e_jax.inversion.folder import save_latents
 
 
-def main(arguments=None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     flags = _parser().parse_args(arguments)
     return program.run("convert_weights", lambda: _convert(flags))

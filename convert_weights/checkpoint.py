@@ -100,7 +100,9 @@ class Checkpoint:
         if not same_shape or not np.array_equal(to_numpy(tensor), expected):
             self._misshapen.append(f"{self.prefix}{name} is not the [1, 3, 3, 1] filter")
 
-    def fill(self, network: nnx.Module, rows: list[Row], constants=None) -> None:
+    def fill(
+        self, network: nnx.Module, rows: list[Row], constants: dict[str, typing.Any] | None = None
+    ) -> None:
         """Plans to fill an abstract network; `finish` does it once everything is accounted for.
 
         Args:
@@ -153,10 +155,10 @@ class Checkpoint:
             set_variables(network, arrays)
 
 
-def to_numpy(tensor) -> np.ndarray:
+def to_numpy(tensor: typing.Any) -> np.ndarray:
     """A float tensor of any precision as a float32 array, without a copy where it is one."""
     return np.asarray(tensor, np.float32)
 
 
-def is_float(tensor) -> bool:
+def is_float(tensor: typing.Any) -> bool:
     return str(tensor.dtype) in ("float16", "bfloat16", "float32", "float64")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import typing
+from typing import Any
 
 from convert_weights.unpickle import Array, Object, Tensor, UnpickleError
 
@@ -27,7 +28,7 @@ class Contents:
     values: dict[str, typing.Any] = dataclasses.field(default_factory=dict)
     _visited: int = 0
 
-    def add(self, value, name="", joint="/", depth=0) -> "Contents":
+    def add(self, value: Any, name: str = "", joint: str = "/", depth: int = 0) -> "Contents":
         """Adds what is in `value`.
 
         Raises:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 from flax import nnx
 
 from convert_weights.checkpoint import Checkpoint
@@ -131,7 +132,9 @@ def _groups(checkpoint, source, last):
     return tuple(widths), tuple(depths)
 
 
-def read_encoder(checkpoint: Checkpoint, options: dict, num_styles: int, average) -> Encoder:
+def read_encoder(
+    checkpoint: Checkpoint, options: dict, num_styles: int, average: np.ndarray | None
+) -> Encoder:
     """The encoder of a checkpoint, without its numbers.
 
     Args:

@@ -1,8 +1,10 @@
 """Bundles -> checkpoints that the published PyTorch code loads with `strict=True`."""
 
 import dataclasses
+import os
 
 import numpy as np
+from flax import nnx
 
 from convert_weights.checkpoint import ConvertError
 from convert_weights.encoder import KINDS, encoder_rows
@@ -87,7 +89,7 @@ def _of_one_class(bundle, label):
     return dataclasses.replace(bundle, networks=networks)
 
 
-def save(checkpoint: dict, path) -> None:
+def save(checkpoint: dict, path: str | os.PathLike) -> None:
     """Writes a checkpoint with `torch.save`, whole or not at all.
 
     Raises:
@@ -123,7 +125,7 @@ def _generator_state(generator):
     return state | rosinality_filters(generator)
 
 
-def state_dict(network, rows: list[Row]) -> dict[str, np.ndarray]:
+def state_dict(network: nnx.Module, rows: list[Row]) -> dict[str, np.ndarray]:
     """The tensors of a network as the rows of its table name and lay them out."""
     ours = variables(network)
     state = {}

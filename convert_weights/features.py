@@ -14,7 +14,7 @@ from e4e_jax.models.lpips import LPIPS, LPIPSConfig
 from e4e_jax.models.moco import MoCo, MoCoConfig
 
 
-def arcface_rows(arcface: ArcFace, affine=True) -> list[Row]:
+def arcface_rows(arcface: ArcFace, affine: bool = True) -> list[Row]:
     """`affine`: the last batch norm has a scale and a bias; CurricularFace's has none."""
     return [
         *backbone_rows(arcface.backbone, ""),
@@ -48,8 +48,8 @@ def moco_rows(moco: MoCo) -> list[Row]:
 
 
 def read_moco(checkpoint: Checkpoint) -> MoCo:
-    depths = tuple(checkpoint.count(f"layer{i}.") for i in (1, 2, 3, 4))
-    config = MoCoConfig(depths, width=checkpoint.shape("conv1.weight", rank=4)[0])
+    one, two, three, four = (checkpoint.count(f"layer{i}.") for i in (1, 2, 3, 4))
+    config = MoCoConfig((one, two, three, four), width=checkpoint.shape("conv1.weight", rank=4)[0])
     moco = nnx.eval_shape(lambda: MoCo(config, rngs=nnx.Rngs(0)))
     checkpoint.fill(moco, moco_rows(moco))
     return moco

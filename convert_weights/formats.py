@@ -183,7 +183,7 @@ def _convert_inverter(checkpoint):
         {"encoder": network, "generator": generator},
         found=[
             f"{'iterative ' * config.iterative}{config.kind} encoder of {height}x{width} "
-            f"{what.get(config.reads, colours)} ({options['encoder_type']})",
+            f"{what.get(str(config.reads), colours)} ({options['encoder_type']})",
             *_describe_generator(generator, average),
         ],
         metadata={"options": {key: options[key] for key in kept if key in options}},
@@ -195,7 +195,7 @@ def _convert_rosinality(checkpoint):
     checkpoint.leave_out("^(?!(g_ema|g|d)/|latent_avg$)", "bookkeeping of the training")
     generator = stylegan2.read_rosinality_generator(checkpoint.under("g_ema/"))
     average = stylegan2.take_average(checkpoint, generator.config.w_dim)
-    networks = {"generator": generator}
+    networks: dict[str, typing.Any] = {"generator": generator}
     if checkpoint.has("g/"):
         networks["generator_raw"] = stylegan2.read_rosinality_generator(checkpoint.under("g/"))
     if checkpoint.has("d/"):
@@ -214,7 +214,7 @@ def _convert_nvidia(checkpoint):
     checkpoint.leave_out("^augment_pipe/", "augmentation")
     checkpoint.leave_out("^(?!(G_ema|G|D)/)", "bookkeeping of the training")
     generator = stylegan2.read_nvidia_generator(checkpoint.under("G_ema/"))
-    networks = {"generator": generator}
+    networks: dict[str, typing.Any] = {"generator": generator}
     if checkpoint.has("G/"):
         networks["generator_raw"] = stylegan2.read_nvidia_generator(checkpoint.under("G/"))
     group = checkpoint.values.get("D/b4.mbstd.group_size", 4)

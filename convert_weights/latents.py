@@ -67,8 +67,8 @@ def _codes(checkpoint: Checkpoint, stem: str):
 
 def _by_name(checkpoint, arrays):
     """Of a dict name -> codes [L, D] or [1, L, D], or a list of ReStyle's, one an iteration."""
-    steps = [re.fullmatch(r"(.+)/(\d+)", name) for name in arrays]
-    if all(steps):
+    steps = [step for name in arrays if (step := re.fullmatch(r"(.+)/(\d+)", name))]
+    if len(steps) == len(arrays):
         arrays = {step[1]: arrays[step[0]] for step in steps}  # the last stays
         checkpoint.note("of several iterations for each image the last")
     codes = [

@@ -73,10 +73,10 @@ def _reconstructor(_, base=None, state=None, *__) -> Object:
 
 
 def _path(*parts) -> str:
-    parts = [part for part in parts if isinstance(part, str)]
-    if sum(map(len, parts)) > 10_000:  # it could be joined with itself again and again
+    texts = [part for part in parts if isinstance(part, str)]
+    if sum(map(len, texts)) > 10_000:  # it could be joined with itself again and again
         raise UnpickleError("it has a path of more than 10,000 characters")
-    return posixpath.join("", *parts)
+    return posixpath.join("", *texts)
 
 
 def _device(kind="cpu", *_) -> str:

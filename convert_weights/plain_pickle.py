@@ -5,6 +5,8 @@ module is only what its state holds: parameters, buffers, submodules, and plain 
 """
 
 import mmap
+import os
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +17,7 @@ from convert_weights.unpickle import UnpickleError, Unpickler
 _NAMES = NAMES | STORAGE_NAMES | {("torch.storage", "_load_from_bytes"): load_storage}
 
 
-def load(path, size: int):
+def load(path: str | os.PathLike, size: int) -> Any:
     """The object in a pickle; modules are `unpickle.Object`, tensors `unpickle.Tensor`.
 
     Raises:
@@ -24,7 +26,7 @@ def load(path, size: int):
     return _load(path, size, 0)
 
 
-def load_objects(path, size: int):
+def load_objects(path: str | os.PathLike, size: int) -> Any:
     """The objects in a .npy file of them, which are pickled behind its header.
 
     ReStyle and HyperStyle write their latents.npy so, a dict.

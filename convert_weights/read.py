@@ -16,7 +16,7 @@ from convert_weights.unpickle import UnpickleError
 from e4e_jax.runtime.files import read_arrays
 
 
-def read(path) -> Checkpoint:
+def read(path: str | os.PathLike) -> Checkpoint:
     """Reads a .pt, .pth, .pkl, .npy or .npz file.
 
     Raises:
@@ -45,7 +45,7 @@ def read(path) -> Checkpoint:
     return checkpoint
 
 
-def sha256(path) -> str:
+def sha256(path: str | os.PathLike) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -20,14 +20,14 @@ _ROOTS = ("", "state_dict/", "g_ema.", "state_dict/g_ema.", "generator/", "gener
 def strip_wrappers(checkpoint: Checkpoint) -> None:
     """Takes `module.` out of names, wherever a network was wrapped."""
     for entries in (checkpoint.tensors, checkpoint.values):
-        wrapped = [name for name in entries if _WRAPPERS.search(name)]
-        if entries is checkpoint.tensors and wrapped:
-            shown = _WRAPPERS.search(wrapped[0])[0]
+        found = {name: match[0] for name in entries if (match := _WRAPPERS.search(name))}
+        if entries is checkpoint.tensors and found:
+            shown, wrapped = next(iter(found.values())), found
             checkpoint.notes.append(
                 f"{shown!r} stripped from {len(wrapped)} names, which DataParallel or "
                 "torch.compile put there"
             )
-        for name in wrapped:
+        for name in found:
             plain = _WRAPPERS.sub("", name)
             if plain not in entries:
                 entries[plain] = entries.pop(name)

@@ -28,19 +28,19 @@ class Row:
     layout: str = SAME
     index: int | None = None
 
-    def source_shape(self, shape) -> tuple[int, ...]:
+    def source_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The tensor's shape, from that of the variable."""
         before, after = (side.split() for side in self.layout.split("->"))
         shape = tuple(shape) if self.index is None else tuple(shape)[1:]
         sizes = dict(zip(after, shape, strict=True))
         return tuple(1 if axis == "1" else sizes[axis] for axis in before)
 
-    def to_variable(self, array):
+    def to_variable(self, array: np.ndarray) -> np.ndarray:
         """A view of the tensor in the variable's layout."""
         before, after = (side.split() for side in self.layout.split("->"))
         return _move(array, before, after)
 
-    def to_source(self, array):
+    def to_source(self, array: np.ndarray) -> np.ndarray:
         """A view of the variable in the tensor's layout."""
         before, after = (side.split() for side in self.layout.split("->"))
         return _move(array if self.index is None else array[self.index], after, before)
@@ -53,12 +53,12 @@ def _move(array, before, after):
     return np.expand_dims(array, [i for i, axis in enumerate(after) if axis == "1"])
 
 
-def conv(source, path, bias=False, index=None) -> list[Row]:
+def conv(source: str, path: str, bias: bool = False, index: int | None = None) -> list[Row]:
     rows = [Row(f"{source}.weight", f"{path}.kernel", CONV, index)]
     return rows + ([Row(f"{source}.bias", f"{path}.bias", index=index)] if bias else [])
 
 
-def linear(source, path, weight="kernel", index=None) -> list[Row]:
+def linear(source: str, path: str, weight: str = "kernel", index: int | None = None) -> list[Row]:
     """`weight` is the variable's name: "kernel" in nnx.Linear, "weight" in EqualLinear."""
     return [
         Row(f"{source}.weight", f"{path}.{weight}", LINEAR, index),
@@ -66,7 +66,7 @@ def linear(source, path, weight="kernel", index=None) -> list[Row]:
     ]
 
 
-def batch_norm(source, path, affine=True) -> list[Row]:
+def batch_norm(source: str, path: str, affine: bool = True) -> list[Row]:
     rows = [
         Row(f"{source}.running_mean", f"{path}.mean"),
         Row(f"{source}.running_var", f"{path}.var"),
@@ -79,7 +79,7 @@ def batch_norm(source, path, affine=True) -> list[Row]:
     return rows
 
 
-def residual_block(source, path, convs: int, projects: bool) -> list[Row]:
+def residual_block(source: str, path: str, convs: int, projects: bool) -> list[Row]:
     """A block of torchvision's ResNets; `projects`: its shortcut changes the shape."""
     rows = []
     for k in range(1, convs + 1):
@@ -99,6 +99,8 @@ def variables(network: nnx.Module) -> dict[str, nnx.Variable]:
 
 def set_variables(network: nnx.Module, arrays: dict[str, np.ndarray]) -> None:
     """Replaces every variable of a network by an array: {path: array}, all of them."""
-    flat = nnx.to_flat_state(nnx.state(network))
-    flat = [(path, v.replace(arrays[".".join(str(part) for part in path)])) for path, v in flat]
+    flat = [
+        (path, variable.replace(arrays[".".join(str(part) for part in path)]))
+        for path, variable in nnx.to_flat_state(nnx.state(network))
+    ]
     nnx.update(network, nnx.from_flat_state(flat))

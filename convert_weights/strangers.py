@@ -2,6 +2,9 @@
 
 import os
 import re
+from collections.abc import Iterable
+
+from convert_weights.checkpoint import Checkpoint
 
 _PACKED = "; unpack it and give the checkpoint inside"
 _NOT_TORCH = "; expected weights of PyTorch"
@@ -26,7 +29,7 @@ _BEGINNINGS = {
 _OLD_TORCH_TAR = ("sys_info", "pickle", "storages", "tensors")
 
 
-def describe(path, start: bytes, size: int) -> str | None:
+def describe(path: str | os.PathLike, start: bytes, size: int) -> str | None:
     """What a file is, by its first 2048 bytes; None for none of these.
 
     Files that `read` takes are not looked for here; a zip archive is judged by `describe_zip`.
@@ -78,7 +81,7 @@ def describe(path, start: bytes, size: int) -> str | None:
     return None
 
 
-def describe_zip(names) -> str | None:
+def describe_zip(names: Iterable[str]) -> str | None:
     """What a zip archive is that is not one of torch.save, by the names of its members."""
     inside = [name for name in names if name.endswith((".pt", ".pth", ".pkl", ".ckpt"))]
     if "config.json" in names and "model.weights.h5" in names:
@@ -88,7 +91,7 @@ def describe_zip(names) -> str | None:
     return None
 
 
-def describe_folder(path) -> str:
+def describe_folder(path: str | os.PathLike) -> str:
     """What a folder is that was given for a file."""
     found = set(os.listdir(path))
     if "bundle.json" in found:
@@ -109,8 +112,8 @@ def describe_folder(path) -> str:
 
 
 def _web_page(text):
-    title = re.search(rb"<title[^>]*>([^<]{0,200})", text, re.I)
-    title = " ".join(title[1].decode("utf-8", "replace").split())[:80] if title else ""
+    found = re.search(rb"<title[^>]*>([^<]{0,200})", text, re.I)
+    title = " ".join(found[1].decode("utf-8", "replace").split())[:80] if found else ""
     called = f" ({title!r})" if title else ""
     page = "a text in XML, as a server's answer" if text[:5].lower() == b"<?xml" else "a web page"
     return (
@@ -119,7 +122,7 @@ def _web_page(text):
     )
 
 
-def describe_tensors(checkpoint) -> str | None:
+def describe_tensors(checkpoint: Checkpoint) -> str | None:
     """What a file holds that is known and cannot be converted."""
     if any("hypernet." in name for name in checkpoint.tensors):
         return (

@@ -3,6 +3,8 @@
 Kernels carry over unflipped, those of up-convolutions too; the layouts differ in names and ranks.
 """
 
+from typing import Any
+
 import jax
 import numpy as np
 from flax import nnx
@@ -108,7 +110,8 @@ def read_rosinality_generator(checkpoint: Checkpoint) -> Generator:
     for name, value in rosinality_filters(generator).items():
         checkpoint.check_constant(name, value, _FILTERS)
     # `latent_avg` is filled in by `read_average` or `set_average`.
-    rows, constants = rosinality_generator_rows(generator), {"latent_avg": 0.0}
+    rows = rosinality_generator_rows(generator)
+    constants: dict[str, Any] = {"latent_avg": 0.0}
     if not checkpoint.has("noises."):
         noises = _draw_noises(generator)
         rows = [row for row in rows if row.path not in noises]
@@ -312,7 +315,9 @@ def _check_nvidia_filters(checkpoint, within):
             checkpoint.check_constant(name, _FILTER, _FILTERS)
 
 
-def generator_config(checkpoint: Checkpoint, channels: dict[int, int], **arguments):
+def generator_config(
+    checkpoint: Checkpoint, channels: dict[int, int], **arguments
+) -> GeneratorConfig:
     """The configuration with these channels {resolution: channels}, from 4x4 to the image.
 
     Raises:

@@ -6,7 +6,9 @@ tensors are views of the mapped file.
 
 import io
 import mmap
+import os
 import zipfile
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +28,7 @@ _NAMES = NAMES | STORAGE_NAMES
 _LOCAL_HEADER = 30  # bytes of it before a member's name, in a zip archive
 
 
-def load_zip(path, size: int):
+def load_zip(path: str | os.PathLike, size: int) -> Any:
     """The object in a file of `torch.save`; tensors are `unpickle.Tensor`.
 
     Raises:
@@ -72,7 +74,7 @@ def load_zip(path, size: int):
     return contents
 
 
-def load_legacy(path, size: int):
+def load_legacy(path: str | os.PathLike, size: int) -> Any:
     """As `load_zip`, for the layout before PyTorch 1.6."""
     with open(path, "rb") as file:
         return _load_stream(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), size)

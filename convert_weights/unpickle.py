@@ -9,6 +9,8 @@ function is refused.
 import dataclasses
 import pickle
 import reprlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -56,21 +58,21 @@ class Object(dict):
       state: its attributes by name.
     """
 
-    def __init__(self, state=None):
+    def __init__(self, state: Any = None):
         super().__init__()
         self.state = {}
         if state is not None:
             self.set_state(state)
 
-    def set_state(self, state):
+    def set_state(self, state: Any) -> None:
         for part in state if isinstance(state, tuple) else (state,):  # attributes, slots
             if isinstance(part, dict):
                 self.state.update(part)
 
-    def append(self, value):
+    def append(self, value: Any) -> None:
         self[len(self)] = value
 
-    def extend(self, values):
+    def extend(self, values: Iterable[Any]) -> None:
         for value in values:
             self.append(value)
 
@@ -102,6 +104,7 @@ class Tensor:
 
     def array(self) -> np.ndarray:
         """The tensor as a view [*sizes]; nothing is copied."""
+        assert self.storage.numbers is not None  # read with the file's other storages
         numbers = self.storage.numbers.view(self.dtype)
         strides = [step * self.dtype.itemsize for step in self.strides]
         return np.lib.stride_tricks.as_strided(
@@ -117,11 +120,11 @@ class Array:
       objects: what an array of objects holds.
     """
 
-    def __init__(self, value=None):
+    def __init__(self, value: Any = None):
         self.value = value
         self.objects = []
 
-    def set_state(self, state):
+    def set_state(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) != 5:
             raise UnpickleError("it declares a NumPy array of another kind than NumPy writes")
         _, shape, dtype, is_fortran, data = state
@@ -144,7 +147,7 @@ class Unpickler(pickle._Unpickler):
 
     dispatch = dict(pickle._Unpickler.dispatch)
 
-    def __init__(self, file, names, size, persistent=None):
+    def __init__(self, file: Any, names: Mapping, size: int, persistent: Callable | None = None):
         super().__init__(file, encoding="latin1")
         self._names = names
         self._size = size
@@ -152,7 +155,7 @@ class Unpickler(pickle._Unpickler):
         self._tensors = 0  # bytes that the tensors so far have
         self._copied = 0  # entries that functions of the table have made
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
         if module.startswith("dnnlib.tflib"):
             raise UnpickleError(
                 "it is a network of TensorFlow; legacy.py of NVIDIA's stylegan2-ada-pytorch "
@@ -163,12 +166,12 @@ class Unpickler(pickle._Unpickler):
         known = self._names.get((module, name))
         return Name(module, name) if known is None else known
 
-    def persistent_load(self, pid):
+    def persistent_load(self, pid: Any) -> Any:
         if self._persistent is None:
             raise UnpickleError("it refers to data outside of itself")
         return self._persistent(pid)
 
-    def get_extension(self, code):
+    def get_extension(self, code: int) -> Any:
         raise UnpickleError(f"it asks for extension {code}, which no checkpoint needs")
 
     def _call(self, function, arguments):
@@ -268,7 +271,7 @@ def _persistent_object(meta=None, *_):
     return Object(state)
 
 
-def check_keys(keys) -> None:
+def check_keys(keys: Any) -> None:
     """Refuses keys that are no plain values: Python's hash of deeply nested tuples overflows."""
     for key in keys:
         plain = key if isinstance(key, tuple) else (key,)
@@ -278,12 +281,12 @@ def check_keys(keys) -> None:
             raise UnpickleError(f"it has a key that is a {type(key).__name__}")
 
 
-def shown(value) -> str:
+def shown(value: Any) -> str:
     """The beginning of a value: tuples within tuples can be too long to write out."""
     return reprlib.repr(value)[:80]
 
 
-def product(sizes) -> int:
+def product(sizes: Any) -> int:
     """The number of entries of a tensor; raises UnpickleError for impossible sizes."""
     if not isinstance(sizes, tuple | list) or len(sizes) > 32:
         raise UnpickleError("it declares a tensor of no or of more than 32 dimensions")
@@ -295,7 +298,7 @@ def product(sizes) -> int:
     return total
 
 
-def make_tensor(storage, offset, sizes, strides, dtype=None) -> Tensor:
+def make_tensor(storage: Any, offset: int, sizes: Any, strides: Any, dtype: Any = None) -> Tensor:
     """A tensor that is a view of a storage.
 
     Raises:
@@ -315,7 +318,7 @@ def make_tensor(storage, offset, sizes, strides, dtype=None) -> Tensor:
     return Tensor(storage, offset if entries else 0, tuple(sizes), tuple(strides), dtype)
 
 
-def make_array(data, dtype, shape, order="C") -> np.ndarray:
+def make_array(data: Any, dtype: Any, shape: Any, order: str = "C") -> np.ndarray:
     """A NumPy array of pickled bytes.
 
     Raises:
@@ -328,4 +331,4 @@ def make_array(data, dtype, shape, order="C") -> np.ndarray:
         raise UnpickleError("it declares a NumPy array of no plain numbers")
     if product(shape) * dtype.itemsize != len(data):
         raise UnpickleError(f"it declares a NumPy array {dtype} {list(shape)} in {len(data)} bytes")
-    return np.ndarray(tuple(shape), dtype, data, order=order if order == "F" else "C")
+    return np.ndarray(tuple(shape), dtype, data, order="F" if order == "F" else "C")

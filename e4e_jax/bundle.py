@@ -21,6 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from flax import nnx
+from jax.typing import DTypeLike
 
 import e4e_jax
 from e4e_jax.bundle_json import decode_config
@@ -48,12 +49,18 @@ class Bundle:
     """
 
     kind: str
-    networks: dict[str, nnx.Module]
+    networks: dict[str, typing.Any]
     metadata: dict[str, typing.Any]
 
 
 def save_bundle(
-    path, kind: str, networks: dict, metadata=None, *, half=False, overwrite=False
+    path: str | os.PathLike,
+    kind: str,
+    networks: dict,
+    metadata: dict[str, typing.Any] | None = None,
+    *,
+    half: bool = False,
+    overwrite: bool = False,
 ) -> None:
     """Writes a bundle, whole or not at all. Of several hosts the first one writes.
 
@@ -123,7 +130,7 @@ def save_bundle(
         raise OSError(f"The bundle {path} could not be written: {_reason(error)}.") from error
 
 
-def load_bundle(name, *, dtype=None) -> Bundle:
+def load_bundle(name: str | os.PathLike, *, dtype: DTypeLike | None = None) -> Bundle:
     """Opens a bundle.
 
     Args:
@@ -158,7 +165,9 @@ def load_bundle(name, *, dtype=None) -> Bundle:
     return Bundle(description["kind"], networks, description["metadata"])
 
 
-def load_network(name, part: str | None = None, *, dtype=None) -> nnx.Module:
+def load_network(
+    name: str | os.PathLike, part: str | None = None, *, dtype: DTypeLike | None = None
+) -> typing.Any:
     """One network of a bundle: `part`, or the only one there is.
 
     Raises:
@@ -175,7 +184,7 @@ def load_network(name, part: str | None = None, *, dtype=None) -> nnx.Module:
     return networks[part]
 
 
-def resolve(name) -> str:
+def resolve(name: str | os.PathLike) -> str:
     """The path of a bundle or file: names of `models.registry.SHIPPED` are in the package.
 
     Raises:
@@ -238,7 +247,7 @@ def read_description(path: str) -> dict:
     return {"metadata": {}} | description
 
 
-def hash_files(folder) -> str:
+def hash_files(folder: str | os.PathLike) -> str:
     """SHA-256 of the names and contents of all files in a bundle, or in any folder.
 
     Their checksums, which some bundles hold and older ones do not, do not count.

@@ -26,7 +26,7 @@ def decode_config(network: type, described: typing.Any) -> typing.Any:
       ValueError: a field is missing, unknown, of another type or beyond all sense; in one
         sentence.
     """
-    return _decode(typing.get_type_hints(network.__init__)["config"], described, "")
+    return _decode(typing.get_type_hints(vars(network)["__init__"])["config"], described, "")
 
 
 def _decode(expected, value, where, default=None):

@@ -4,7 +4,9 @@ import functools
 import io
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError, features
@@ -42,7 +44,7 @@ def extensions() -> tuple[str, ...]:
     return tuple(sorted(e for e, name in Image.registered_extensions().items() if name in formats))
 
 
-def decode_image(path_or_bytes, name=None):
+def decode_image(path_or_bytes: str | os.PathLike | bytes, name: str | None = None) -> np.ndarray:
     """Reads an image file of any mode as 8-bit RGB.
 
     Transparent pixels are composited on white, 16-bit grey is scaled to 8 bits, the EXIF
@@ -65,7 +67,11 @@ def decode_image(path_or_bytes, name=None):
     return read_image(_decoded, path_or_bytes, name)
 
 
-def read_image(convert, path_or_bytes, name=None):
+def read_image(
+    convert: Callable[[Image.Image], Any],
+    path_or_bytes: str | os.PathLike | bytes,
+    name: str | None = None,
+) -> Any:
     """Opens an image file and converts it.
 
     Args:
@@ -78,9 +84,11 @@ def read_image(convert, path_or_bytes, name=None):
     is_bytes = isinstance(path_or_bytes, bytes)
     name = printable(name or ("the encoded image" if is_bytes else str(path_or_bytes)))
     try:
-        if not is_bytes and not stat.S_ISREG(os.stat(path_or_bytes).st_mode):
+        file: Any = path_or_bytes
+        if isinstance(path_or_bytes, bytes):
+            file = io.BytesIO(path_or_bytes)
+        elif not stat.S_ISREG(os.stat(path_or_bytes).st_mode):
             raise ValueError("it is no regular file")
-        file = io.BytesIO(path_or_bytes) if is_bytes else path_or_bytes
         with Image.open(file, formats=_formats()) as image:
             return convert(image)
     except UnidentifiedImageError:
@@ -125,7 +133,7 @@ def _to_8_bits(grey, has_16_bits):
     return ((grey + 128) // 257).astype(np.uint8)  # 65535 = 255 * 257, rounded to nearest
 
 
-def resize_image(image, size):
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Antialiased bilinear resize, as torchvision's Resize does on PIL images.
 
     Args:
@@ -142,17 +150,17 @@ def resize_image(image, size):
     return np.asarray(resized)
 
 
-def to_float(images):
+def to_float(images: Any) -> Any:
     """uint8 in 0..255 -> float32 in [-1, 1], any shape; of NumPy or JAX, traced ones included."""
     return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
-def to_uint8(images):
+def to_uint8(images: Any) -> np.ndarray:
     """float in [-1, 1] -> uint8 in 0..255, any shape; rounded to nearest, clipped outside."""
     return np.clip(np.rint((np.asarray(images, np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
-def image_grid(images, columns):
+def image_grid(images: Any, columns: int) -> np.ndarray:
     """Tiles images row by row; cells left over in the last row are white.
 
     Args:
@@ -170,7 +178,7 @@ def image_grid(images, columns):
     return grid.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)
 
 
-def save_png(path, image):
+def save_png(path: str | os.PathLike, image: np.ndarray) -> None:
     """Writes a uint8 [H, W, 3] image as PNG, under a temporary name first.
 
     Raises:

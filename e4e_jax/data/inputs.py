@@ -7,6 +7,7 @@ labels each class is a colour (`label_colours`). `to_input` makes of them what t
 
 import functools
 import os
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +16,14 @@ from PIL import Image, ImageOps
 
 from e4e_jax.data.images import ImageError, read_image
 from e4e_jax.data.names import printable
+from e4e_jax.data.registry import Source
+from e4e_jax.models.encoder import EncoderConfig
 
 # The step between values that Pillow makes of a grey PNG of fewer bits than eight.
 _STEPS = {"L;2": 85, "L;4": 17}
 
 
-def input_source(source, config):
+def input_source(source: Source, config: EncoderConfig) -> Source:
     """The images of a source as an encoder of this configuration takes them.
 
     Args:
@@ -40,7 +43,7 @@ def input_source(source, config):
     return _Inputs(source, config)
 
 
-def to_input(images, config) -> jax.Array:
+def to_input(images: jax.Array, config: EncoderConfig) -> jax.Array:
     """RGB images as `input_source` gives them -> what the encoder reads.
 
     Args:
@@ -78,7 +81,9 @@ def label_colours(count: int) -> np.ndarray:
     return colours
 
 
-def decode_labels(path_or_bytes, classes: int, name=None) -> np.ndarray:
+def decode_labels(
+    path_or_bytes: str | os.PathLike | bytes, classes: int, name: str | None = None
+) -> np.ndarray:
     """Reads an image file as a map of class numbers.
 
     They are the indices of an image with a palette, or else the values of a grey one; RGB of three
@@ -125,7 +130,7 @@ def _labels(image):
     return array.astype(np.int64) // (_STEPS.get(packed, 1) if isinstance(packed, str) else 1)
 
 
-def resize_labels(labels, size):
+def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Takes the nearest pixel: uint8 [H, W], size (height, width) -> uint8 [height, width].
 
     The published pSp averages class numbers here, and so invents classes between neighbours.
@@ -142,6 +147,9 @@ class _Inputs:
     Attributes:
       names, path, paths: those of the source behind it, as far as that has them.
     """
+
+    names: Sequence[str]
+    paths: Sequence[os.PathLike]
 
     def __init__(self, source, config):
         self._source = source

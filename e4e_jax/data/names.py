@@ -13,6 +13,7 @@ import pathlib
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 _LONGEST_PART, _LONGEST = 255, 1024  # bytes of a file's name, and of a whole path
 _LONGEST_STEM, _LONGEST_LABEL = 200, 40  # leave room for endings such as .noise.npz
@@ -22,18 +23,18 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 
 @dataclasses.dataclass(frozen=True)
 class Numbered(Sequence):
-    """Names of `count` images that have none, made when one is asked for: "image 0", ..."""
+    """Names of `number` images that have none, made when one is asked for: "image 0", ..."""
 
-    count: int
+    number: int
 
     def __len__(self) -> int:
-        return self.count
+        return self.number
 
-    def __getitem__(self, index: int) -> str:
-        return f"image {range(self.count)[index]}"
+    def __getitem__(self, index: Any) -> Any:
+        return f"image {range(self.number)[index]}"
 
 
-def check_names(names: Sequence[str], where) -> None:
+def check_names(names: Sequence[str], where: object) -> None:
     """Checks names that a file holds.
 
     Raises:
@@ -230,7 +231,7 @@ def _key(path):
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
 
 
-def check_places(out, files: Iterable[str]) -> None:
+def check_places(out: str | os.PathLike, files: Iterable[str]) -> None:
     """Checks, before work starts, that files can be written below OUT.
 
     Raises:
@@ -251,7 +252,7 @@ def check_places(out, files: Iterable[str]) -> None:
                 )
 
 
-def place(out, file: str) -> pathlib.Path:
+def place(out: str | os.PathLike, file: str) -> pathlib.Path:
     """The path of a file below OUT; its folders are made, and no symbolic link is followed.
 
     Raises:

@@ -45,13 +45,13 @@ class Written:
         return self.inversions and path.endswith(GENERATOR)
 
 
-def written(folder) -> Written:
+def written(folder: str | os.PathLike) -> Written:
     """What `e4e_jax` has written to a folder, as far as it says so there."""
     inversions = is_file(os.path.join(folder, INVERSION))
     return Written(inversions, _read_sheets(folder) or {})
 
 
-def written_above(folder) -> list[tuple[Written, str]]:
+def written_above(folder: str | os.PathLike) -> list[tuple[Written, str]]:
     """The same of a folder and of all around it, where there is anything.
 
     Returns:
@@ -72,7 +72,7 @@ def _written_once(folder):
     return written(folder) if any(map(os.path.lexists, names)) else None
 
 
-def is_file(path) -> bool:
+def is_file(path: str | os.PathLike) -> bool:
     """Whether there is a regular file, or a link to one: what can be read to its end."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
@@ -80,14 +80,14 @@ def is_file(path) -> bool:
         return False
 
 
-def sheet_names(out, names: Sequence[str]) -> list[str]:
+def sheet_names(out: str | os.PathLike, names: Sequence[str]) -> list[str]:
     """A file for each input's sheet, all different; those that earlier runs gave it stay."""
     listed = _read_sheets(out) or {}
     kept = {name: file for file, name in listed.items() if name and file.endswith(".png")}
     return settle(names, kept=kept, reserved=RESERVED)
 
 
-def check_for_sheets(out) -> None:
+def check_for_sheets(out: str | os.PathLike) -> None:
     """Raises ValueError where sheets would replace the results of `invert`; in one sentence."""
     if os.path.lexists(os.path.join(out, INVERSION)):
         raise ValueError(
@@ -96,7 +96,7 @@ def check_for_sheets(out) -> None:
         )
 
 
-def start_sheets(out, sheets: Mapping[str, str | None]) -> pathlib.Path:
+def start_sheets(out: str | os.PathLike, sheets: Mapping[str, str | None]) -> pathlib.Path:
     """Makes a folder for sheets, and lists these there before they are written.
 
     Args:
@@ -134,7 +134,7 @@ def _read_sheets(folder) -> dict[str, str | None] | None:
         return None
 
 
-def origins(folder) -> dict[str, str]:
+def origins(folder: str | os.PathLike) -> dict[str, str]:
     """Image in a folder of inversions -> the input that it is the inversion of."""
     latents = os.path.join(folder, LATENTS)
     if not is_file(os.path.join(folder, INVERSION)) or not is_file(latents):

@@ -17,27 +17,28 @@ import numpy as np
 from absl import flags
 
 from e4e_jax.data.images import ImageError, resize_image
+from e4e_jax.data.registry import Source
 from e4e_jax.runtime.program import without_interrupts
 
 _PADDING = -1  # in place of an example's index: fills the last batch of an evaluation
 
 
 def make_pipeline(
-    source,
+    source: Source,
     *,
-    batch_size,
-    image_size,
-    seed,
-    shuffle=True,
-    repeat=True,
-    flip=False,
-    workers=0,
-    prefetch=2,
-    host=0,
-    hosts=1,
-    max_bad_images=0,
-    with_factors=False,
-):
+    batch_size: int,
+    image_size: tuple[int, int],
+    seed: int,
+    shuffle: bool = True,
+    repeat: bool = True,
+    flip: bool = False,
+    workers: int = 0,
+    prefetch: int = 2,
+    host: int = 0,
+    hosts: int = 1,
+    max_bad_images: int = 0,
+    with_factors: bool = False,
+) -> "Pipeline":
     """Batches of a source's images, for training (repeat) or evaluation (no repeat).
 
     The stream is a function of source, batch size and seed alone: every epoch is a new
@@ -95,7 +96,7 @@ def make_pipeline(
         order = grain.MapDataset.concatenate([order, grain.MapDataset.source([_PADDING] * padding)])
     load = _LoadBatch(
         source=source,
-        image_size=tuple(image_size),
+        image_size=(image_size[0], image_size[1]),
         first_row=host * rows,
         batch_size=batch_size,
         flip_seed=seed if flip else None,
@@ -118,7 +119,15 @@ class Pipeline:
       bad_images: name -> reason of the images that could not be decoded, as they were met.
     """
 
-    def __init__(self, batches, identity, repeat, workers, prefetch, max_bad_images):
+    def __init__(
+        self,
+        batches: Any,
+        identity: dict[str, int],
+        repeat: bool,
+        workers: int,
+        prefetch: int,
+        max_bad_images: int,
+    ):
         self.num_batches = None if repeat else len(batches)
         self.bad_images = {}
         self._batches = batches
@@ -160,12 +169,12 @@ class Pipeline:
         self._step += 1
         return batch
 
-    def get_state(self):
+    def get_state(self) -> dict[str, Any]:
         """The place of the next batch, JSON-serialisable."""
         return {"step": self._step, "bad_images": dict(self.bad_images), **self._identity}
 
     @staticmethod
-    def check_state(state):
+    def check_state(state: Any) -> None:
         """Raises ValueError where `get_state` cannot have returned this."""
         numbers = ("step", "seed", "batch_size", "examples")
         if not isinstance(state, dict) or not isinstance(state.get("bad_images"), dict):
@@ -174,7 +183,7 @@ class Pipeline:
             if type(state.get(key)) is not int or state[key] < 0:
                 raise ValueError(f"the place in the data has {key} {state.get(key)!r}")
 
-    def set_state(self, state):
+    def set_state(self, state: dict[str, Any]) -> None:
         """Goes to a place that `get_state` returned, whatever the workers and hosts were then.
 
         Raises:
@@ -191,7 +200,7 @@ class Pipeline:
         self._step = state["step"]
         self.bad_images = dict(state["bad_images"])
 
-    def close(self):
+    def close(self) -> None:
         """Ends worker processes and threads; iterating on starts them again at the same place."""
         _stop(self._running)
 
@@ -261,7 +270,7 @@ class _LoadBatch:
             images.append(image)
             used.append(example)
 
-        batch = {"image": np.stack(images), "index": index}
+        batch: dict[str, Any] = {"image": np.stack(images), "index": index}
         if self.with_factors:
             batch["factors"] = self.source.factors(np.maximum(used, 0))
         if self.evaluation:
@@ -333,9 +342,11 @@ def _init_worker(worker, workers):
     del worker, workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
+    assert parent is not None  # a worker has one
+    ends = parent.sentinel
 
     def follow():
-        multiprocessing.connection.wait([parent.sentinel])
+        multiprocessing.connection.wait([ends])
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()

@@ -72,7 +72,7 @@ def check_source(data: Mapping[str, Any], *, held_out: bool) -> None:
             raise ValueError(f"config.data.{field} is empty; expected {expected} ({flag}).")
 
 
-def build_source(data, *, held_out: bool) -> Source:
+def build_source(data: Any, *, held_out: bool) -> Source:
     """The images that a config's `data` section names, for training or held out.
 
     Args:
@@ -90,7 +90,7 @@ def build_source(data, *, held_out: bool) -> Source:
     return source
 
 
-def check_contract(source, what: str) -> None:
+def check_contract(source: Source, what: str) -> None:
     """Raises ValueError, one sentence about `what`, where an object is no `Source`."""
     found = f"{what} gives {type(source).__name__}"
     for method in ("__len__", "__getitem__"):

@@ -4,10 +4,11 @@ import dataclasses
 import hashlib
 import os
 
+from e4e_jax.data.registry import Source
 from e4e_jax.runtime.hosts import gather_json
 
 
-def check_same_on_hosts(source, what: str) -> None:
+def check_same_on_hosts(source: Source, what: str) -> None:
     """Compares a source of images over the hosts; all make this call, and all get its answer.
 
     Compared are names and, of files, sizes; of drawn images what they are drawn from; of another
@@ -32,7 +33,7 @@ def check_same_entries(entries: dict[str, str], what: str) -> None:
         raise ValueError(_difference(gather_json(entries), digests, what))
 
 
-def fingerprint(source) -> dict[str, str]:
+def fingerprint(source: Source) -> dict[str, str]:
     """What has to be the same everywhere, by name."""
     if hasattr(source, "fingerprint"):
         return {name: str(value) for name, value in source.fingerprint().items()}

@@ -5,6 +5,7 @@ no letters in them; a sheet is for people.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -16,7 +17,7 @@ _LARGEST_LETTERS, _SMALLEST_LETTERS = 15, 9  # pixels
 _CUT = "..."
 
 
-def sheet(images, columns: int, labels: Sequence[str] = ()) -> np.ndarray:
+def sheet(images: Any, columns: int, labels: Sequence[str] = ()) -> np.ndarray:
     """Tiles images row by row under the names of their columns.
 
     Images of fewer than 128 pixels on a side are enlarged by the smallest whole factor that gives

@@ -7,11 +7,16 @@ import glob
 import logging
 import os
 import stat
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from e4e_jax.data import outputs
 from e4e_jax.data.images import decode_image, extensions
 from e4e_jax.data.names import Numbered, readable
+from e4e_jax.data.registry import Source
 
 _USUAL = (".jpg", ".png", ".webp", ".tiff", ".bmp")  # of some sixty, in messages
 _NAMED = 3  # of the files that are passed over for one reason
@@ -39,7 +44,12 @@ class ImageFolder:
       ValueError: no file in it has a known extension.
     """
 
-    def __init__(self, path, recursive=True, without=None):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        recursive: bool = True,
+        without: str | os.PathLike | None = None,
+    ):
         self.path = Path(path)
         if not self.path.is_dir():
             found = "is not a folder" if os.path.lexists(self.path) else "does not exist"
@@ -54,7 +64,7 @@ class ImageFolder:
         self._files = [file for _, file in named]
 
     @property
-    def paths(self):
+    def paths(self) -> list[Path]:
         return [self.path / file for file in self._files]
 
     @property
@@ -122,16 +132,16 @@ class _Listing:
     def _scan(self, folder, inside):
         try:
             with os.scandir(folder) as entries:
-                entries = [entry for entry in entries if not entry.name.startswith(".")]
+                shown = [entry for entry in entries if not entry.name.startswith(".")]
         except OSError as error:
             if not inside:
                 raise OSError(f"{folder} cannot be read: {error.strerror or error}.") from error
             self.passed_over[f"cannot be read: {error.strerror}"].append(inside)
             return [], []
         # Which of two links to one folder is taken must not depend on the disk.
-        entries.sort(key=lambda entry: entry.name)
+        shown.sort(key=lambda entry: entry.name)
         found = {False: [], True: []}
-        for entry in entries:
+        for entry in shown:
             found[_is(entry, "dir")].append(entry)
         return found[False], found[True]
 
@@ -188,7 +198,7 @@ def _kind(path) -> str:
     return kinds.get(stat.S_IFMT(mode), "no files")
 
 
-def folder_source(data, *, held_out: bool) -> ImageFolder:
+def folder_source(data: Any, *, held_out: bool) -> ImageFolder:
     """Of a config's `data` section: the images of `path`, or of `validation_path`."""
     return ImageFolder(os.path.expanduser(data.validation_path if held_out else data.path))
 
@@ -203,7 +213,15 @@ class LoadedImages:
       targets: uint8 [N, H, W, 3], or None.
     """
 
-    def __init__(self, images, names, *, factors=None, factor_names=(), targets=None):
+    def __init__(
+        self,
+        images: np.ndarray,
+        names: Iterable[str],
+        *,
+        factors: np.ndarray | None = None,
+        factor_names: Iterable[str] = (),
+        targets: np.ndarray | None = None,
+    ):
         self.images = images
         self.names = list(names)
         self.factor_names = tuple(factor_names)
@@ -217,7 +235,7 @@ class LoadedImages:
     def __getitem__(self, index):
         return self.images[index]
 
-    def read_many(self, indices):
+    def read_many(self, indices: Sequence[int]) -> np.ndarray:
         return self.images[indices]
 
 
@@ -228,7 +246,7 @@ class Subset:
       names: of the images that are in.
     """
 
-    def __init__(self, source, indices):
+    def __init__(self, source: Source, indices: Iterable[int]):
         self._source = source
         self._indices = list(indices)
         self.names = [source.names[i] for i in self._indices]
@@ -251,7 +269,7 @@ class ImageFiles:
       ValueError: there are none, or one is named twice.
     """
 
-    def __init__(self, paths):
+    def __init__(self, paths: Iterable[str | os.PathLike]):
         self.paths = [Path(path) for path in paths]
         if not self.paths:
             raise ValueError("no image files are named, expected at least one")
@@ -269,7 +287,9 @@ class ImageFiles:
         return decode_image(self.paths[index])
 
 
-def open_images(pattern, without=None):
+def open_images(
+    pattern: str | os.PathLike, without: str | os.PathLike | None = None
+) -> ImageFolder | ImageFiles:
     """The images that a folder, a file or a glob pattern such as 'faces/*.png' names.
 
     Args:
@@ -303,7 +323,7 @@ def open_images(pattern, without=None):
 class TfdsImages:
     """Images of a TensorFlow Datasets split; made by `tfds_source`."""
 
-    def __init__(self, data_source, name):
+    def __init__(self, data_source: Any, name: str):
         self.names = Numbered(len(data_source))
         self.description = name
         self._data_source = data_source
@@ -311,7 +331,7 @@ class TfdsImages:
     def __len__(self):
         return len(self._data_source)
 
-    def fingerprint(self):
+    def fingerprint(self) -> dict[str, Any]:
         """What is to be the same on all hosts, see `same_on_hosts`."""
         info = self._data_source.dataset_info
         found = {"data set": info.full_name, "number of images": len(self)}
@@ -325,7 +345,9 @@ class TfdsImages:
         return decode_image(encoded, name=f"{self.names[index]} of {self.description}")
 
 
-def tfds_source(name, split, data_dir=None, download=False):
+def tfds_source(
+    name: str, split: str, data_dir: str | os.PathLike | None = None, download: bool = False
+) -> TfdsImages:
     """Random access to the feature "image" of a TensorFlow Datasets data set.
 
     The data set must be prepared as array_record (or be downloaded and prepared here). Reading
@@ -374,7 +396,7 @@ def tfds_source(name, split, data_dir=None, download=False):
     return TfdsImages(data_source, title)
 
 
-def tfds_source_of_config(data, *, held_out: bool) -> TfdsImages:
+def tfds_source_of_config(data: Any, *, held_out: bool) -> TfdsImages:
     """Of a config's `data` section: the data set `name`, its `split` or `validation_split`."""
     split = data.validation_split if held_out else data.split
     return tfds_source(data.name, split, data_dir=data.data_dir or None)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from e4e_jax.models.batch_norm import BatchNorm
 from e4e_jax.models.irse import IRSEBackbone, IRSEConfig
@@ -45,7 +46,7 @@ class ArcFace(nnx.Module):
       dtype: compute type of the convolutions.
     """
 
-    def __init__(self, config: ArcFaceConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, config: ArcFaceConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.config = config
         features = config.backbone.widths[-1]
         side = -(-config.image_size // 16)  # four halvings, rounded up
@@ -55,7 +56,7 @@ class ArcFace(nnx.Module):
         self.embedding_norm = BatchNorm(config.embedding_dim)
         self.eval()
 
-    def __call__(self, images):
+    def __call__(self, images: jax.Array) -> jax.Array:
         """Raises ValueError for images of another size."""
         size = self.config.image_size
         if images.shape[1:3] != (size, size):
@@ -68,7 +69,7 @@ class ArcFace(nnx.Module):
         x = self.embedding_norm(self.linear(x))
         return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
-    def embed(self, images):
+    def embed(self, images: jax.Array) -> jax.Array:
         """Identity features of aligned faces [B, H, W, 3]: unit vectors [B, embedding_dim].
 
         Other sizes than 256x256 are resized to it (bilinear, antialiased); the face is cropped out.
@@ -79,7 +80,7 @@ class ArcFace(nnx.Module):
         return self(crop_face(images))
 
 
-def crop_face(images):
+def crop_face(images: jax.Array) -> jax.Array:
     """The face of an aligned image, as the identity loss sees it: rows 35-223, columns 32-220.
 
     Matches PyTorch's AdaptiveAvgPool2d: 188 pixels to 112 by windows that overlap.

@@ -25,7 +25,14 @@ class BatchNorm(nnx.Module):
       epsilon: added to the variance.
     """
 
-    def __init__(self, features, *, axis_name=None, momentum=0.9, epsilon=1e-5):
+    def __init__(
+        self,
+        features: int,
+        *,
+        axis_name: str | None = None,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+    ):
         self.scale = nnx.Param(jnp.ones((features,)))
         self.bias = nnx.Param(jnp.zeros((features,)))
         self.mean = nnx.BatchStat(jnp.zeros((features,)))
@@ -35,7 +42,7 @@ class BatchNorm(nnx.Module):
         self.epsilon = epsilon
         self.use_running_average = False
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """x [..., features] -> the same shape and type; statistics are float32."""
         scale, bias = self.scale[...], self.bias[...]
         if self.use_running_average:

@@ -2,8 +2,10 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from e4e_jax.models.layers import EqualConv, EqualLinear, leaky_relu
 from e4e_jax.models.stylegan2 import GeneratorConfig
@@ -14,13 +16,13 @@ _LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601), as Pillo
 class ResidualBlock(nnx.Module):
     """[B, H, W, I] -> [B, H/2, W/2, O]."""
 
-    def __init__(self, in_channels, out_channels, *, clamp, rngs: nnx.Rngs):
+    def __init__(self, in_channels: int, out_channels: int, *, clamp: float | None, rngs: nnx.Rngs):
         self.conv1 = EqualConv(in_channels, in_channels, 3, rngs=rngs)
         self.conv2 = EqualConv(in_channels, out_channels, 3, down=True, rngs=rngs)
         self.skip = EqualConv(in_channels, out_channels, 1, bias=False, down=True, rngs=rngs)
         self.clamp = clamp
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         residual = _clamped(leaky_relu(self.conv1(x)), self.clamp)
         residual = _clamped(leaky_relu(self.conv2(residual)), self.clamp)
         return (residual + _clamped(self.skip(x), self.clamp)) * math.sqrt(0.5)
@@ -33,7 +35,7 @@ class Discriminator(nnx.Module):
     `image_channels`. With 1 of these it looks at the images' luma, of grey ones at themselves.
     """
 
-    def __init__(self, config: GeneratorConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, config: GeneratorConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.config = config
         self.dtype = dtype
         resolutions = config.block_resolutions[::-1]
@@ -51,7 +53,7 @@ class Discriminator(nnx.Module):
         self.final_linear = EqualLinear(last * 16, last, rngs=rngs)
         self.logit = EqualLinear(last, 1, rngs=rngs)
 
-    def __call__(self, images):
+    def __call__(self, images: jax.Array) -> jax.Array:
         clamp = self.config.conv_clamp
         if self.config.image_channels == 1:
             images = jnp.sum(images * jnp.array(_LUMA), axis=-1, keepdims=True)
@@ -69,7 +71,7 @@ def _clamped(x, clamp):
     return x if clamp is None else jnp.clip(x, -clamp, clamp)
 
 
-def append_minibatch_stddev(x, group_size=4):
+def append_minibatch_stddev(x: jax.Array, group_size: int = 4) -> jax.Array:
     """Appends one channel holding the mean standard deviation over groups of examples.
 
     x [B, H, W, C] -> [B, H, W, C + 1]. Examples n, n + B/4, n + 2B/4, ... form a group, as in the

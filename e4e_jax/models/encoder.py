@@ -10,12 +10,14 @@ caller adds it.
 import dataclasses
 import functools
 import math
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
 
 from e4e_jax.models.irse import IRSEBackbone, IRSEConfig
 from e4e_jax.models.layers import Conv, EqualLinear
@@ -85,7 +87,7 @@ class EncoderConfig:
             )
 
     @classmethod
-    def tiny(cls):
+    def tiny(cls) -> "EncoderConfig":
         """Ten styles of a 64x64 generator."""
         return cls(num_styles=10, style_dim=64, image_size=(64, 64), backbone=IRSEConfig.tiny())
 
@@ -99,7 +101,7 @@ class EncoderConfig:
         return self.kind != "single_w" and self.coarse < self.num_styles
 
     @property
-    def style_ranges(self):
+    def style_ranges(self) -> tuple[tuple[int, int], ...]:
         """(first, end) of the styles that read each level, coarse to fine."""
         if self.coarse == self.num_styles:
             return ((0, self.num_styles),)
@@ -118,11 +120,19 @@ class Encoder(nnx.Module):
       dtype: compute type of the convolutions.
     """
 
-    def __init__(self, config: EncoderConfig, *, axis_name=None, dtype=jnp.float32, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: EncoderConfig,
+        *,
+        axis_name: str | None = None,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
         self.config = config
-        is_resnet = isinstance(config.backbone, ResNetConfig)
-        make_backbone = ResNetBackbone if is_resnet else IRSEBackbone
-        self.backbone = make_backbone(config.backbone, axis_name=axis_name, dtype=dtype, rngs=rngs)
+        backbones: dict[type, Callable] = {IRSEConfig: IRSEBackbone, ResNetConfig: ResNetBackbone}
+        self.backbone = backbones[type(config.backbone)](
+            config.backbone, axis_name=axis_name, dtype=dtype, rngs=rngs
+        )
         _, fine, middle, coarse = config.backbone.widths
         if config.kind == "single_w":
             self.linear = EqualLinear(coarse, config.style_dim, rngs=rngs)
@@ -142,7 +152,9 @@ class Encoder(nnx.Module):
             for (first, end), downscale in zip(config.style_ranges, (16, 8, 4), strict=False)
         )
 
-    def __call__(self, images, stage=None, *, remat=False):
+    def __call__(
+        self, images: jax.Array, stage: int | jax.Array | None = None, *, remat: bool = False
+    ) -> jax.Array:
         """Encodes images.
 
         Args:
@@ -178,13 +190,13 @@ class Encoder(nnx.Module):
             fine = upsample_bilinear(middle, fine.shape[1:3]) + self.lateral_fine(fine)
             levels += [middle, fine]
         last_open = stage if self.config.kind == "e4e" else None
-        codes = [
+        parts = [
             _run_heads(heads, features, first, last_open)
             for heads, features, (first, _) in zip(
                 self.heads, levels, self.config.style_ranges, strict=True
             )
         ]
-        codes = jnp.moveaxis(jnp.concatenate(codes), 0, 1)  # [B, L, D]
+        codes = jnp.moveaxis(jnp.concatenate(parts), 0, 1)  # [B, L, D]
         if self.config.kind == "psp":
             return codes
         w = codes[:, :1]
@@ -204,7 +216,9 @@ class MapToStyle(nnx.Module):
       size: the longer side of the features, which sets the number of convolutions.
     """
 
-    def __init__(self, in_channels, style_dim, size, *, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, in_channels: int, style_dim: int, size: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
         widths = [in_channels] + [style_dim] * max(1, math.ceil(math.log2(size)))
         self.convs = nnx.List(
             Conv(n_in, n_out, 3, stride=2, bias=True, dtype=dtype, rngs=rngs)
@@ -212,7 +226,7 @@ class MapToStyle(nnx.Module):
         )
         self.linear = EqualLinear(style_dim, style_dim, rngs=rngs)
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """x [B, H, W, C] -> [B, D] float32."""
         for conv in self.convs:
             x = jax.nn.leaky_relu(checkpoint_name(conv(x), _KEPT), 0.01)
@@ -256,7 +270,7 @@ def _run_heads(heads, features, first, last_open):
     return jax.lax.scan(step, None, (params, first + jnp.arange(num_heads)))[1]
 
 
-def upsample_bilinear(x, size):
+def upsample_bilinear(x: jax.Array, size: Sequence[int]) -> jax.Array:
     """Bilinear resize with aligned corners (PyTorch's `align_corners=True`).
 
     x [B, H, W, C] -> [B, size[0], size[1], C] in the type of x.

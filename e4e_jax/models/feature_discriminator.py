@@ -16,11 +16,11 @@ _HEAD_CHANNELS = 64
 class FeatureHead(nnx.Module):
     """One level of features [B, size, size, C] -> logits [B], the mean over places."""
 
-    def __init__(self, size, channels, *, rngs: nnx.Rngs):
+    def __init__(self, size: int, channels: int, *, rngs: nnx.Rngs):
         self.conv1 = EqualConv(channels, _HEAD_CHANNELS, 3, down=size >= 4, rngs=rngs)
         self.conv2 = EqualConv(_HEAD_CHANNELS, 1, 3, rngs=rngs)
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         return jnp.mean(self.conv2(leaky_relu(self.conv1(x))), axis=(1, 2, 3))
 
 
@@ -53,7 +53,7 @@ class FeatureDiscriminator(nnx.Module):
             FeatureHead(*level.shape[2:], rngs=rngs) for level in jax.eval_shape(features, image)
         )
 
-    def __call__(self, images):
+    def __call__(self, images: jax.Array) -> jax.Array:
         logits = [self.pixels(images)]
         for head, level in zip(self.heads, self.features(images), strict=True):
             level = level.astype(jnp.float32)

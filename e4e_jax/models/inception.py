@@ -6,11 +6,13 @@ pools with the maximum. Modules carry the names of the port in lower case.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from e4e_jax.models.batch_norm import BatchNorm
 
@@ -26,7 +28,15 @@ class ConvNorm(nnx.Module):
     """
 
     def __init__(
-        self, in_channels, out_channels, size, stride=1, *, padding="SAME", dtype, rngs: nnx.Rngs
+        self,
+        in_channels: int,
+        out_channels: int,
+        size: int | tuple[int, int],
+        stride: int = 1,
+        *,
+        padding: str = "SAME",
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
     ):
         size = (size, size) if isinstance(size, int) else size
         shape = (*size, in_channels, out_channels)
@@ -37,7 +47,7 @@ class ConvNorm(nnx.Module):
         self.padding = padding
         self.dtype = dtype
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         x = jax.lax.conv_general_dilated(
             x.astype(self.dtype),
             self.kernel[...].astype(self.dtype),
@@ -51,7 +61,7 @@ class ConvNorm(nnx.Module):
 class InceptionA(nnx.Module):
     """35x35 block: 1x1, 5x5 and double 3x3 branches, average pooling."""
 
-    def __init__(self, channels, pool_features, conv):
+    def __init__(self, channels: int, pool_features: int, conv: Callable[..., ConvNorm]):
         self.branch1x1 = conv(channels, 64, 1)
         self.branch5x5_1 = conv(channels, 48, 1)
         self.branch5x5_2 = conv(48, 64, 5)
@@ -60,7 +70,7 @@ class InceptionA(nnx.Module):
         self.branch3x3dbl_3 = conv(96, 96, 3)
         self.branch_pool = conv(channels, pool_features, 1)
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         return _join(
             self.branch1x1(x),
             self.branch5x5_2(self.branch5x5_1(x)),
@@ -72,13 +82,13 @@ class InceptionA(nnx.Module):
 class InceptionB(nnx.Module):
     """35x35 -> 17x17."""
 
-    def __init__(self, channels, conv):
+    def __init__(self, channels: int, conv: Callable[..., ConvNorm]):
         self.branch3x3 = conv(channels, 384, 3, 2, padding="VALID")
         self.branch3x3dbl_1 = conv(channels, 64, 1)
         self.branch3x3dbl_2 = conv(64, 96, 3)
         self.branch3x3dbl_3 = conv(96, 96, 3, 2, padding="VALID")
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         return _join(
             self.branch3x3(x),
             self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x))),
@@ -89,7 +99,7 @@ class InceptionB(nnx.Module):
 class InceptionC(nnx.Module):
     """17x17 block: 1x1 and factorised 7x7 branches of `width` channels, average pooling."""
 
-    def __init__(self, channels, width, conv):
+    def __init__(self, channels: int, width: int, conv: Callable[..., ConvNorm]):
         self.branch1x1 = conv(channels, 192, 1)
         self.branch7x7_1 = conv(channels, width, 1)
         self.branch7x7_2 = conv(width, width, (1, 7))
@@ -101,7 +111,7 @@ class InceptionC(nnx.Module):
         self.branch7x7dbl_5 = conv(width, 192, (1, 7))
         self.branch_pool = conv(channels, 192, 1)
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         y = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
         return _join(
             self.branch1x1(x),
@@ -114,7 +124,7 @@ class InceptionC(nnx.Module):
 class InceptionD(nnx.Module):
     """17x17 -> 8x8."""
 
-    def __init__(self, channels, conv):
+    def __init__(self, channels: int, conv: Callable[..., ConvNorm]):
         self.branch3x3_1 = conv(channels, 192, 1)
         self.branch3x3_2 = conv(192, 320, 3, 2, padding="VALID")
         self.branch7x7x3_1 = conv(channels, 192, 1)
@@ -122,7 +132,7 @@ class InceptionD(nnx.Module):
         self.branch7x7x3_3 = conv(192, 192, (7, 1))
         self.branch7x7x3_4 = conv(192, 192, 3, 2, padding="VALID")
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         y = self.branch7x7x3_3(self.branch7x7x3_2(self.branch7x7x3_1(x)))
         return _join(
             self.branch3x3_2(self.branch3x3_1(x)),
@@ -134,7 +144,9 @@ class InceptionD(nnx.Module):
 class InceptionE(nnx.Module):
     """8x8 block: branches that fork into 1x3 and 3x1, and `pool`."""
 
-    def __init__(self, channels, pool, conv):
+    def __init__(
+        self, channels: int, pool: Callable[[jax.Array], jax.Array], conv: Callable[..., ConvNorm]
+    ):
         self.branch1x1 = conv(channels, 320, 1)
         self.branch3x3_1 = conv(channels, 384, 1)
         self.branch3x3_2a = conv(384, 384, (1, 3))
@@ -146,7 +158,7 @@ class InceptionE(nnx.Module):
         self.branch_pool = conv(channels, 192, 1)
         self.pool = pool
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         y = self.branch3x3_1(x)
         z = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
         return _join(
@@ -182,7 +194,7 @@ class Inception(nnx.Module):
       dtype: compute type of the convolutions.
     """
 
-    def __init__(self, config: InceptionConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, config: InceptionConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.config = config
 
         def conv(*args, padding="SAME"):
@@ -208,11 +220,11 @@ class Inception(nnx.Module):
             self.classes = nnx.Param(jnp.zeros((2048, config.num_classes)))
         self.eval()
 
-    def pooled(self, images):
+    def pooled(self, images: jax.Array) -> jax.Array:
         """The features of a call, by the name that all networks behind FID have for them."""
         return self(images)
 
-    def class_logits(self, images):
+    def class_logits(self, images: jax.Array) -> jax.Array:
         """What the inception score takes the softmax of: images -> [B, C], without the bias.
 
         Raises:
@@ -225,7 +237,7 @@ class Inception(nnx.Module):
             )
         return jnp.dot(self(images), self.classes[...], precision="highest")
 
-    def __call__(self, images):
+    def __call__(self, images: jax.Array) -> jax.Array:
         x = resize_bilinear(images.astype(jnp.float32), self.config.image_size)
         x = self.conv2d_2b_3x3(self.conv2d_2a_3x3(self.conv2d_1a_3x3(x)))
         x = self.conv2d_4a_3x3(self.conv2d_3b_1x1(_max_pool(x)))
@@ -235,7 +247,7 @@ class Inception(nnx.Module):
         return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
 
 
-def resize_bilinear(images, size):
+def resize_bilinear(images: jax.Array, size: int) -> jax.Array:
     """Bilinear resize without aligned corners and without anti-aliasing, as PyTorch computes it.
 
     images [B, H, W, C] -> [B, size, size, C].

@@ -10,6 +10,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from e4e_jax.models.batch_norm import STATISTICS, BatchNorm
 from e4e_jax.models.layers import TORCH_INITIALIZER, Conv, PReLU
@@ -32,17 +33,17 @@ class IRSEConfig:
     squeeze_reduction: int | None = 16
 
     @classmethod
-    def ir_se_50(cls):
+    def ir_se_50(cls) -> "IRSEConfig":
         """The published network: 50 layers, 512 channels at 1/16 of the resolution."""
         return cls()
 
     @classmethod
-    def ir_101(cls):
+    def ir_101(cls) -> "IRSEConfig":
         """CurricularFace's network: 101 layers, no squeeze-and-excitation."""
         return cls(depths=(3, 13, 30, 3), squeeze_reduction=None)
 
     @classmethod
-    def tiny(cls):
+    def tiny(cls) -> "IRSEConfig":
         """A small one for images of 64x64."""
         return cls(widths=(16, 32, 64, 128), depths=(1, 2, 2, 1))
 
@@ -50,7 +51,7 @@ class IRSEConfig:
 class SqueezeExcite(nnx.Module):
     """Scales each channel by a function of all channels' spatial means (Hu et al. 2018)."""
 
-    def __init__(self, features, reduction, *, rngs: nnx.Rngs):
+    def __init__(self, features: int, reduction: int, *, rngs: nnx.Rngs):
         hidden = max(features // reduction, 1)
         self.fc1 = nnx.Linear(
             features, hidden, use_bias=False, kernel_init=TORCH_INITIALIZER, rngs=rngs
@@ -59,7 +60,7 @@ class SqueezeExcite(nnx.Module):
             hidden, features, use_bias=False, kernel_init=TORCH_INITIALIZER, rngs=rngs
         )
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         squeezed = jnp.mean(x.astype(jnp.float32), axis=(1, 2))  # [B, C]
         gate = jax.nn.sigmoid(self.fc2(jax.nn.relu(self.fc1(squeezed))))
         return x * gate[:, None, None, :].astype(x.dtype)
@@ -74,13 +75,13 @@ class Unit(nnx.Module):
 
     def __init__(
         self,
-        in_channels,
-        out_channels,
-        stride,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
         *,
-        squeeze_reduction,
-        axis_name,
-        dtype,
+        squeeze_reduction: int | None,
+        axis_name: str | None,
+        dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         self.norm1 = BatchNorm(in_channels, axis_name=axis_name)
@@ -89,11 +90,12 @@ class Unit(nnx.Module):
         self.conv2 = Conv(out_channels, out_channels, 3, stride=stride, dtype=dtype, rngs=rngs)
         self.norm2 = BatchNorm(out_channels, axis_name=axis_name)
         if squeeze_reduction is None:
-            self.squeeze_excite = None
+            self.squeeze_excite: SqueezeExcite | None = None
         else:
             self.squeeze_excite = SqueezeExcite(out_channels, squeeze_reduction, rngs=rngs)
         if in_channels == out_channels:
-            self.shortcut_conv = self.shortcut_norm = None
+            self.shortcut_conv: Conv | None = None
+            self.shortcut_norm: BatchNorm | None = None
         else:
             self.shortcut_conv = Conv(
                 in_channels, out_channels, 1, stride=stride, dtype=dtype, rngs=rngs
@@ -101,8 +103,8 @@ class Unit(nnx.Module):
             self.shortcut_norm = BatchNorm(out_channels, axis_name=axis_name)
         self.stride = stride
 
-    def __call__(self, x):
-        if self.shortcut_conv is None:
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.shortcut_conv is None or self.shortcut_norm is None:
             shortcut = x[:, :: self.stride, :: self.stride]
         else:
             shortcut = self.shortcut_norm(self.shortcut_conv(x))
@@ -125,11 +127,18 @@ class IRSEBackbone(nnx.Module):
       dtype: compute type of the convolutions; the outputs have it too.
     """
 
-    def __init__(self, config: IRSEConfig, *, axis_name=None, dtype=jnp.float32, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: IRSEConfig,
+        *,
+        axis_name: str | None = None,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
         self.stem_conv = Conv(config.in_channels, config.widths[0], 3, dtype=dtype, rngs=rngs)
         self.stem_norm = BatchNorm(config.widths[0], axis_name=axis_name)
         self.stem_prelu = PReLU(config.widths[0])
-        self.body = nnx.List()
+        self.body: nnx.List[Unit] = nnx.List()
         channels = config.widths[0]
         for width, depth in zip(config.widths, config.depths, strict=True):
             for i in range(depth):
@@ -146,7 +155,7 @@ class IRSEBackbone(nnx.Module):
                 channels = width
         self.group_ends = tuple(itertools.accumulate(config.depths))
 
-    def __call__(self, images, *, remat=False):
+    def __call__(self, images: jax.Array, *, remat: bool = False) -> list[jax.Array]:
         """With `remat` the backward pass keeps the input of every unit and computes it again."""
         run = _run_recomputed if remat else Unit.__call__
         x = self.stem_prelu(self.stem_norm(self.stem_conv(images)))

@@ -5,10 +5,13 @@ Matches richzhang/PerceptualSimilarity with the AlexNet, VGG16 and SqueezeNet 1.
 
 import dataclasses
 import functools
+import operator
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)
@@ -35,14 +38,14 @@ class FireLayer:
 class Fire(nnx.Module):
     """[B, H, W, I] -> [B, H, W, 2·expand] (Iandola et al. 2016)."""
 
-    def __init__(self, in_features, layer: FireLayer, *, dtype, rngs: nnx.Rngs):
+    def __init__(self, in_features: int, layer: FireLayer, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.squeeze = nnx.Conv(in_features, layer.squeeze, (1, 1), dtype=dtype, rngs=rngs)
         self.expand1x1 = nnx.Conv(layer.squeeze, layer.expand, (1, 1), dtype=dtype, rngs=rngs)
         self.expand3x3 = nnx.Conv(
             layer.squeeze, layer.expand, (3, 3), padding=1, dtype=dtype, rngs=rngs
         )
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         x = jax.nn.relu(self.squeeze(x))
         return jax.nn.relu(jnp.concatenate([self.expand1x1(x), self.expand3x3(x)], axis=-1))
 
@@ -136,34 +139,34 @@ class LPIPS(nnx.Module):
       dtype: compute type of the convolutions.
     """
 
-    def __init__(self, config: LPIPSConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, config: LPIPSConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.config = config
-        self.trunk = nnx.List()
-        self.linears = nnx.List()  # one weight for each channel of each compared layer
+        self.trunk: nnx.List[Callable] = nnx.List()
+        self.linears: nnx.List[nnx.Param] = nnx.List()  # a weight for each channel compared
         self.taps = _TAPS[config.net]
         channels = 3
         for i, layer in enumerate(_TRUNKS[config.net]):
             if isinstance(layer, ConvLayer):
-                window = (layer.size, layer.size)
-                layer = nnx.Conv(
+                conv = nnx.Conv(
                     channels,
                     layer.features,
-                    window,
+                    (layer.size, layer.size),
                     strides=layer.stride,
                     padding=layer.padding,
                     dtype=dtype,
                     rngs=rngs,
                 )
-                channels = layer.out_features
+                self.trunk.append(conv)
+                channels = layer.features
             elif isinstance(layer, FireLayer):
-                width = 2 * layer.expand
-                layer = Fire(channels, layer, dtype=dtype, rngs=rngs)
-                channels = width
-            self.trunk.append(layer)
+                self.trunk.append(Fire(channels, layer, dtype=dtype, rngs=rngs))
+                channels = 2 * layer.expand
+            else:
+                self.trunk.append(layer)
             if i in self.taps:
                 self.linears.append(nnx.Param(jnp.full((channels,), 1 / channels)))
 
-    def features(self, images):
+    def features(self, images: jax.Array) -> list[jax.Array]:
         """Images [B, H, W, 3] in [-1, 1] -> unit-normalised maps [B, h, w, C], one a layer."""
         x = (images - jnp.array(_SHIFT)) / jnp.array(_SCALE)
         maps = []
@@ -173,14 +176,17 @@ class LPIPS(nnx.Module):
                 maps.append(_normalize_channels(x.astype(jnp.float32)))
         return maps
 
-    def distance(self, features_a, features_b):
+    def distance(
+        self, features_a: Sequence[jax.Array], features_b: Sequence[jax.Array]
+    ) -> jax.Array:
         """Distance [B] of two results of `features`: weighted squares, mean over space."""
-        return sum(
+        levels = [
             jnp.mean(jnp.square(a - b) @ weight[...], axis=(1, 2))
             for a, b, weight in zip(features_a, features_b, self.linears, strict=True)
-        )
+        ]
+        return functools.reduce(operator.add, levels)
 
-    def __call__(self, a, b):
+    def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:
         return self.distance(self.features(a), self.features(b))
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from e4e_jax.models.batch_norm import BatchNorm
 from e4e_jax.models.layers import Conv
@@ -14,7 +15,9 @@ from e4e_jax.models.layers import Conv
 class Bottleneck(nnx.Module):
     """Residual block of ResNet-50 v1.5 (the stride is in the 3x3): [B, H, W, I] -> 4·width."""
 
-    def __init__(self, in_channels, width, stride, *, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, in_channels: int, width: int, stride: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
         out_channels = 4 * width
         self.conv1 = Conv(in_channels, width, 1, dtype=dtype, rngs=rngs)
         self.bn1 = BatchNorm(width)
@@ -23,16 +26,17 @@ class Bottleneck(nnx.Module):
         self.conv3 = Conv(width, out_channels, 1, dtype=dtype, rngs=rngs)
         self.bn3 = BatchNorm(out_channels)
         if stride == 1 and in_channels == out_channels:
-            self.downsample_conv = self.downsample_bn = None
+            self.downsample_conv: Conv | None = None
+            self.downsample_bn: BatchNorm | None = None
         else:
             self.downsample_conv = Conv(
                 in_channels, out_channels, 1, stride=stride, dtype=dtype, rngs=rngs
             )
             self.downsample_bn = BatchNorm(out_channels)
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         shortcut = x
-        if self.downsample_conv is not None:
+        if self.downsample_conv is not None and self.downsample_bn is not None:
             shortcut = self.downsample_bn(self.downsample_conv(x))
         x = jax.nn.relu(self.bn1(self.conv1(x)))
         x = jax.nn.relu(self.bn2(self.conv2(x)))
@@ -65,15 +69,15 @@ class MoCo(nnx.Module):
       dtype: compute type of the convolutions.
     """
 
-    def __init__(self, config: MoCoConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, config: MoCoConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.config = config
         width = config.width
         self.conv1 = Conv(3, width, 7, stride=2, dtype=dtype, rngs=rngs)
         self.bn1 = BatchNorm(width)
-        self.layers = nnx.List()
+        self.layers: nnx.List[nnx.List[Bottleneck]] = nnx.List()
         channels = width
         for i, depth in enumerate(config.depths):
-            layer = nnx.List()
+            layer: nnx.List[Bottleneck] = nnx.List()
             for j in range(depth):
                 stride = 2 if i > 0 and j == 0 else 1
                 layer.append(Bottleneck(channels, width * 2**i, stride, dtype=dtype, rngs=rngs))
@@ -81,7 +85,7 @@ class MoCo(nnx.Module):
             self.layers.append(layer)
         self.eval()
 
-    def __call__(self, images):
+    def __call__(self, images: jax.Array) -> jax.Array:
         x = resize_nearest(images, self.config.image_size)
         x = jax.nn.relu(self.bn1(self.conv1(x)))
         x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
@@ -92,7 +96,7 @@ class MoCo(nnx.Module):
         return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
-def resize_nearest(images, size):
+def resize_nearest(images: jax.Array, size: int) -> jax.Array:
     """Nearest resize to size x size with PyTorch's choice of pixel, ⌊i·n_in/n_out⌋.
 
     images [B, H, W, C] -> [B, size, size, C].

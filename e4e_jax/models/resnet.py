@@ -6,6 +6,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from e4e_jax.models.batch_norm import BatchNorm
 from e4e_jax.models.layers import Conv, PReLU
@@ -32,22 +33,32 @@ class ResNetConfig:
 class BasicBlock(nnx.Module):
     """Residual block of ResNet-18 and 34: [B, H, W, I] -> [B, ⌈H/stride⌉, ⌈W/stride⌉, O]."""
 
-    def __init__(self, in_channels, out_channels, stride, *, axis_name, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        *,
+        axis_name: str | None,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
         self.conv1 = Conv(in_channels, out_channels, 3, stride=stride, dtype=dtype, rngs=rngs)
         self.bn1 = BatchNorm(out_channels, axis_name=axis_name)
         self.conv2 = Conv(out_channels, out_channels, 3, dtype=dtype, rngs=rngs)
         self.bn2 = BatchNorm(out_channels, axis_name=axis_name)
         if stride == 1 and in_channels == out_channels:
-            self.downsample_conv = self.downsample_bn = None
+            self.downsample_conv: Conv | None = None
+            self.downsample_bn: BatchNorm | None = None
         else:
             self.downsample_conv = Conv(
                 in_channels, out_channels, 1, stride=stride, dtype=dtype, rngs=rngs
             )
             self.downsample_bn = BatchNorm(out_channels, axis_name=axis_name)
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         shortcut = x
-        if self.downsample_conv is not None:
+        if self.downsample_conv is not None and self.downsample_bn is not None:
             shortcut = self.downsample_bn(self.downsample_conv(x))
         x = jax.nn.relu(self.bn1(self.conv1(x)))
         return jax.nn.relu(self.bn2(self.conv2(x)) + shortcut)
@@ -64,14 +75,21 @@ class ResNetBackbone(nnx.Module):
       dtype: compute type of the convolutions; the outputs have it too.
     """
 
-    def __init__(self, config: ResNetConfig, *, axis_name=None, dtype=jnp.float32, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: ResNetConfig,
+        *,
+        axis_name: str | None = None,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
         channels = config.widths[0]
         self.stem_conv = Conv(
             config.in_channels, channels, config.stem_size, stride=2, dtype=dtype, rngs=rngs
         )
         self.stem_norm = BatchNorm(channels, axis_name=axis_name)
         self.stem_prelu = PReLU(channels)
-        self.body = nnx.List()
+        self.body: nnx.List[BasicBlock] = nnx.List()
         for group, (width, depth) in enumerate(zip(config.widths, config.depths, strict=True)):
             for i in range(depth):
                 stride = 2 if group > 0 and i == 0 else 1
@@ -81,7 +99,7 @@ class ResNetBackbone(nnx.Module):
                 channels = width
         self.group_ends = tuple(itertools.accumulate(config.depths))
 
-    def __call__(self, images):
+    def __call__(self, images: jax.Array) -> list[jax.Array]:
         x = self.stem_prelu(self.stem_norm(self.stem_conv(images)))
         outputs = []
         for i, block in enumerate(self.body, start=1):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from e4e_jax.models.convolution import ops, space_to_depth
 from e4e_jax.models.layers import EqualLinear, leaky_relu, normalize_second_moment
@@ -89,7 +90,7 @@ class MappingNetwork(nnx.Module):
             for i, o in zip(sizes[:-1], sizes[1:], strict=True)
         )
 
-    def __call__(self, z, label=None):
+    def __call__(self, z: jax.Array, label: jax.Array | None = None) -> jax.Array:
         """z [..., z_dim], label [..., num_classes] -> w [..., w_dim].
 
         Args:
@@ -104,7 +105,7 @@ class MappingNetwork(nnx.Module):
             expected = "no label" if label is not None else "a label (of commands: --class)"
             count = 0 if self.embed is None else self.embed.weight.shape[0]
             raise ValueError(f"the generator has {count} classes; expected {expected}.")
-        if label is not None:
+        if self.embed is not None and label is not None:
             y = normalize_second_moment(self.embed(label))
             x = jnp.concatenate([x, jnp.broadcast_to(y, (*x.shape[:-1], y.shape[-1]))], axis=-1)
         for layer in self.layers:
@@ -115,7 +116,17 @@ class MappingNetwork(nnx.Module):
 class StyledConv(nnx.Module):
     """Modulated 3x3 convolution, noise, bias and activation; doubles the resolution with `up`."""
 
-    def __init__(self, in_channels, out_channels, resolution, w_dim, *, up, clamp, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        resolution: int,
+        w_dim: int,
+        *,
+        up: bool,
+        clamp: float | None,
+        rngs: nnx.Rngs,
+    ):
         self.kernel = nnx.Param(jax.random.normal(rngs.params(), (3, 3, in_channels, out_channels)))
         self.modulation = EqualLinear(w_dim, in_channels, bias_init=1.0, rngs=rngs)
         self.noise_strength = nnx.Param(jnp.zeros(()))
@@ -124,7 +135,9 @@ class StyledConv(nnx.Module):
         self.up = up
         self.clamp = clamp
 
-    def __call__(self, x, style, noise, *, in_blocks=False):
+    def __call__(
+        self, x: jax.Array, style: jax.Array, noise: jax.Array | None, *, in_blocks: bool = False
+    ) -> jax.Array:
         """x [B, H, W, I], style [B, I], noise [B or 1, H', W'] or None -> [B, H', W', O].
 
         With `in_blocks` the result is in blocks of 2x2 positions, and so is x without `up`.
@@ -145,13 +158,15 @@ class StyledConv(nnx.Module):
 class ToRGB(nnx.Module):
     """Modulated 1x1 convolution to colours (C: 3, or 1), without demodulation or activation."""
 
-    def __init__(self, in_channels, colours, w_dim, *, clamp, rngs: nnx.Rngs):
+    def __init__(
+        self, in_channels: int, colours: int, w_dim: int, *, clamp: float | None, rngs: nnx.Rngs
+    ):
         self.kernel = nnx.Param(jax.random.normal(rngs.params(), (1, 1, in_channels, colours)))
         self.modulation = EqualLinear(w_dim, in_channels, bias_init=1.0, rngs=rngs)
         self.bias = nnx.Param(jnp.zeros((colours,)))
         self.clamp = clamp
 
-    def __call__(self, x, style, *, in_blocks=False):
+    def __call__(self, x: jax.Array, style: jax.Array, *, in_blocks: bool = False) -> jax.Array:
         """x [B, H, W, I], in blocks or not, style [B, I] -> [B, H, W, C] float32."""
         kernel = self.kernel[...] / math.sqrt(self.kernel.shape[2])
         weights = style[:, :, None] * kernel[0, 0]  # [B, I, C]
@@ -180,7 +195,7 @@ class StyleCodes(NamedTuple):
 class SynthesisNetwork(nnx.Module):
     """w_plus [B, L, w_dim] -> images [B, R, R, 3] float32, nominally in [-1, 1]."""
 
-    def __init__(self, config: GeneratorConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, config: GeneratorConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         w_dim, clamp = config.w_dim, config.conv_clamp
         self.constant = nnx.Param(jax.random.normal(rngs.params(), (4, 4, config.channels(4))))
         convs, to_rgbs = [], []
@@ -197,7 +212,7 @@ class SynthesisNetwork(nnx.Module):
         self.to_rgbs = nnx.List(to_rgbs)
         self.dtype = dtype
 
-    def styles(self, w_plus):
+    def styles(self, w_plus: jax.Array) -> list[jax.Array]:
         """w_plus [B, L, w_dim] -> the style vectors of all convolutions, a list of [B, C_in].
 
         These span StyleSpace (Wu et al. 2021, arXiv 2011.12799). Of toRGB they are no part: theirs
@@ -205,7 +220,14 @@ class SynthesisNetwork(nnx.Module):
         """
         return [conv.modulation(w_plus[:, i]) for i, conv in enumerate(self.convs)]
 
-    def __call__(self, codes, *, noise="constant", keys=None, remat=False):
+    def __call__(
+        self,
+        codes: jax.Array | StyleCodes,
+        *,
+        noise: str | list[jax.Array] = "constant",
+        keys: jax.Array | None = None,
+        remat: bool = False,
+    ) -> jax.Array:
         """Synthesises images.
 
         Args:
@@ -219,8 +241,9 @@ class SynthesisNetwork(nnx.Module):
         Returns:
           [B, R, R, 3] float32; of a generator of grey images three equal channels.
         """
-        own = isinstance(codes, StyleCodes)
-        w_plus, styles = codes if own else (codes, self.styles(codes))
+        if not isinstance(codes, StyleCodes):
+            codes = StyleCodes(codes, tuple(self.styles(codes)))
+        w_plus, styles = codes
         noises = _layer_noises(self.convs, noise, keys)
 
         def run(module, *args, in_blocks=False):
@@ -275,13 +298,15 @@ def _layer_noises(convs, noise, keys):
 class Generator(nnx.Module):
     """Mapping and synthesis networks with the average latent code that truncation needs."""
 
-    def __init__(self, config: GeneratorConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, config: GeneratorConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.config = config
         self.mapping = MappingNetwork(config, rngs=rngs)
         self.synthesis = SynthesisNetwork(config, dtype=dtype, rngs=rngs)
         self.latent_avg = LatentAverage(jnp.zeros((config.w_dim,)))
 
-    def map(self, z, truncation_psi=1.0, label=None):
+    def map(
+        self, z: jax.Array, truncation_psi: float = 1.0, label: jax.Array | None = None
+    ) -> jax.Array:
         """z [B, z_dim] -> w [B, w_dim], pulled towards `latent_avg` for `truncation_psi` < 1.
 
         `label` [B, num_classes] is that of `MappingNetwork`; `latent_avg` is one for all classes.
@@ -289,12 +314,12 @@ class Generator(nnx.Module):
         w = self.mapping(z, label)
         return self.latent_avg[...] + truncation_psi * (w - self.latent_avg[...])
 
-    def broadcast(self, w):
+    def broadcast(self, w: jax.Array) -> jax.Array:
         """w [B, w_dim] -> w_plus [B, L, w_dim], the same code for every style."""
         return jnp.repeat(w[:, None], self.config.num_styles, axis=1)
 
 
-def mean_latent(generator: Generator, key, samples=10_000):
+def mean_latent(generator: Generator, key: jax.Array, samples: int = 10_000) -> jax.Array:
     """The mean of w [w_dim] over `samples` draws of z (what `latent_avg` holds)."""
     z = jax.random.normal(key, (samples, generator.config.z_dim))
     return jnp.mean(generator.mapping(z), axis=0)
@@ -309,8 +334,8 @@ def class_generator(generator: Generator, label: int) -> Generator:
     Raises:
       ValueError: the generator has no classes, or no such one.
     """
-    config = generator.config
-    if not 0 <= label < config.num_classes:
+    config, embed = generator.config, generator.mapping.embed
+    if embed is None or not 0 <= label < config.num_classes:
         classes = config.num_classes
         expected = f"0 to {classes - 1}" if classes else "none"
         raise ValueError(
@@ -318,7 +343,7 @@ def class_generator(generator: Generator, label: int) -> Generator:
             f"{expected}."
         )
     first = generator.mapping.layers[0]
-    embedded = generator.mapping.embed(jax.nn.one_hot(label, config.num_classes))
+    embedded = embed(jax.nn.one_hot(label, config.num_classes))
     inputs = first.weight.shape[0]
     of_z, of_class = jnp.split(first.weight[...], [config.z_dim])
     state = nnx.to_pure_dict(nnx.state(generator))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 
 from etils import epath
 
@@ -12,7 +13,7 @@ class Changed(ValueError):
     """A file is not what was written; the message names it."""
 
 
-def write(folder) -> None:
+def write(folder: str | os.PathLike) -> None:
     """Writes the SHA-256 of all files below `folder` to its file `checksums.json`.
 
     Args:
@@ -21,15 +22,15 @@ def write(folder) -> None:
     Raises:
       OSError: a file cannot be read, or this one not be written.
     """
-    folder = epath.Path(folder)
-    found = {_name(path, folder): _digest(path) for path in _files(folder)}
+    root = epath.Path(folder)
+    found = {_name(path, root): _digest(path) for path in _files(root)}
     # Hidden, so that a process that is killed here leaves no half of it.
-    temporary = folder / f".{FILE}.tmp"
+    temporary = root / f".{FILE}.tmp"
     temporary.write_text(json.dumps({"sha256": found}, indent=1) + "\n")
-    temporary.replace(folder / FILE)
+    temporary.replace(root / FILE)
 
 
-def check(folder) -> None:
+def check(folder: str | os.PathLike) -> None:
     """Holds the files of a folder against its checksums; a folder without any passes.
 
     Raises:
@@ -37,8 +38,8 @@ def check(folder) -> None:
         sentence.
       OSError: a file cannot be read.
     """
-    folder = epath.Path(folder)
-    file = folder / FILE
+    root = epath.Path(folder)
+    file = root / FILE
     if not file.exists():
         return
     try:
@@ -48,7 +49,7 @@ def check(folder) -> None:
             f"{file} holds no checksums; expected those of the files beside it."
         ) from None
     for name, digest in expected.items():
-        path = folder / name
+        path = root / name
         if not path.exists():
             raise Changed(f"{path} is missing, which {FILE} lists.")
         if _digest(path) != digest:

@@ -24,7 +24,7 @@ _LONGEST_JSON = 16 * 2**20  # bytes
 
 
 @contextlib.contextmanager
-def writing(path) -> Iterator[pathlib.Path]:
+def writing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Gives a temporary path to write to, which becomes `path` once the block has ended well.
 
     The temporary file lies in the same folder, is hidden, and has the same extension. Its name
@@ -47,13 +47,13 @@ def writing(path) -> Iterator[pathlib.Path]:
         raise
 
 
-def remove_leftovers(folder) -> None:
+def remove_leftovers(folder: str | os.PathLike) -> None:
     """Removes what processes that were killed while `writing` have left in a folder.
 
     Only files of processes that are not there (any more) and that are some minutes old: another
     machine may be writing to the same folder.
     """
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+    with contextlib.suppress(OSError), os.scandir(os.fspath(folder)) as entries:
         for entry in entries:
             name = _TEMPORARY.fullmatch(entry.name)
             if name and not _is_alive(int(name[1])):
@@ -75,7 +75,7 @@ def _is_alive(process):
     return True
 
 
-def write_arrays(path, arrays: dict[str, np.ndarray]) -> None:
+def write_arrays(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> None:
     """Writes a .npz file of named arrays, whole or not at all.
 
     Raises:
@@ -84,14 +84,17 @@ def write_arrays(path, arrays: dict[str, np.ndarray]) -> None:
     kept = arrays.keys() & {"file", "allow_pickle"}  # by np.savez, for arguments of its own
     with writing(path) as temporary:
         with open(temporary, "wb") as file:
-            np.savez(file, **{name: array for name, array in arrays.items() if name not in kept})
+            others: dict[str, Any] = {n: array for n, array in arrays.items() if n not in kept}
+            np.savez(file, **others)
         for name in sorted(kept):
             with zipfile.ZipFile(temporary, "a") as archive:
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                     np.lib.format.write_array(file, np.asanyarray(arrays[name]), allow_pickle=False)
 
 
-def read_arrays(path, what: str, only: Collection[str] | None = None) -> dict[str, np.ndarray]:
+def read_arrays(
+    path: str | os.PathLike, what: str, only: Collection[str] | None = None
+) -> dict[str, np.ndarray]:
     """Reads a .npz file of named arrays, of numbers or strings; nothing in it is executed.
 
     No more memory is taken than the file's own size justifies, whatever it claims to hold.
@@ -123,7 +126,7 @@ def read_arrays(path, what: str, only: Collection[str] | None = None) -> dict[st
             }
 
 
-def read_json(path, what: str) -> Any:
+def read_json(path: str | os.PathLike, what: str) -> Any:
     """Reads a .json file of at most 16 MiB.
 
     Args:
@@ -147,7 +150,7 @@ def read_json(path, what: str) -> Any:
 
 
 @contextlib.contextmanager
-def opened(path, what: str, kind: str) -> Iterator[BinaryIO]:
+def opened(path: str | os.PathLike, what: str, kind: str) -> Iterator[BinaryIO]:
     """Gives a file open for reading; whatever the block raises becomes one sentence.
 
     Libraries raise what they like for damaged bytes, NotImplementedError, struct.error, zlib.error

@@ -95,7 +95,7 @@ def check_shared(folder: str, what: str) -> None:
         )
 
 
-def client():
+def client() -> Any:
     """JAX's client of the coordination service; JAX has no public name for it."""
     from jax._src import distributed
 
@@ -112,7 +112,7 @@ class Meeting:
       what: where in the program they meet, for messages.
     """
 
-    def __init__(self, client, host: int, hosts: int, place: str, what: str):
+    def __init__(self, client: Any, host: int, hosts: int, place: str, what: str):
         self._client = client
         self._host = host
         self._hosts = hosts
@@ -148,7 +148,7 @@ class Meeting:
         print(f"{program_name()}: waits for {named(missing)} at {self._what}.", file=sys.stderr)
 
 
-def get_in_time(client, key: str) -> str | None:
+def get_in_time(client: Any, key: str) -> str | None:
     """The value of a key; None if nobody has set it within a second."""
     try:
         return client.blocking_key_value_get(key, _SLICE)
@@ -172,7 +172,9 @@ class CommonStop:
       follow: called in a thread when a host has asked for the stop.
     """
 
-    def __init__(self, client, host: int, hosts: int, place: str, follow: Callable = lambda: None):
+    def __init__(
+        self, client: Any, host: int, hosts: int, place: str, follow: Callable = lambda: None
+    ):
         self._client = client
         self._host = host
         self._hosts = hosts
@@ -183,7 +185,7 @@ class CommonStop:
         self._told = False
         self._held = threading.Event()
         self._known = threading.Event()
-        self._target = None
+        self._target = 0  # once known
         self._closed = False
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()

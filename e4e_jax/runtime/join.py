@@ -7,6 +7,8 @@ import functools
 import inspect
 import os
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 from jax._src import distributed  # JAX has no public names for what is used of it here
@@ -41,14 +43,16 @@ def join(address: str | None, num_hosts: int | None, host: int | None) -> None:
     Raises:
       ValueError, OSError: in one sentence.
     """
-    if None not in (address, num_hosts, host):
+    if address is not None and num_hosts is not None and host is not None:
         rendezvous.meet(address, host, num_hosts, patience=PATIENCE, say=_say)
     with contextlib.suppress(AttributeError):  # Orbax is told by us, see `CommonStop`
         jax.config.update("jax_enable_preemption_service", False)
     try:
         with _calling_back():
             known = inspect.signature(jax.distributed.initialize).parameters
-            patience = {name: _NATIVE_PATIENCE for name in _PATIENCES if name in known}
+            patience: dict[str, Any] = {
+                name: _NATIVE_PATIENCE for name in _PATIENCES if name in known
+            }
             jax.distributed.initialize(address, num_hosts, host, **patience)
     except RuntimeError as error:
         _forget()
@@ -73,7 +77,7 @@ def join(address: str | None, num_hosts: int | None, host: int | None) -> None:
 
 
 @contextlib.contextmanager
-def together(advice: str):
+def together(advice: str) -> Iterator[None]:
     """While the block runs, this host ends when another does, and the others when it does.
 
     Leaves the block when all hosts have come to its end.
@@ -163,7 +167,7 @@ def _forget():
 @contextlib.contextmanager
 def _calling_back():
     """JAX's client calls Python, which `Watch.catch_native_end` needs, instead of aborting."""
-    native = getattr(distributed, "_jax", None)
+    native: Any = getattr(distributed, "_jax", None)
     make = getattr(native, "get_distributed_runtime_client", None)
     if make is None or "missed_heartbeat_callback" not in (make.__doc__ or ""):
         yield

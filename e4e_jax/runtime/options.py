@@ -56,7 +56,9 @@ def check_options(what: str, part: Callable, options: Mapping[str, Any]) -> None
     if not callable(part):
         raise ValueError(f"{what} is {type(part).__name__}; expected a function.")
     names = option_names(part)
-    for name in options if names is not None else ():
+    if names is None:
+        return
+    for name in options:
         if name not in names:
             near = difflib.get_close_matches(name, names, 1)
             raise ValueError(

@@ -151,7 +151,7 @@ class _Interrupts:
         self._noticed = threading.Event()
         self._lost = threading.Event()
         self._once = threading.Lock()
-        self._main = threading.main_thread().ident
+        self._main = threading.main_thread().ident or 0
 
     def watch(self, name):
         self.name = name

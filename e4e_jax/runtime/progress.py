@@ -7,6 +7,8 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Iterator, Mapping
+from typing import Any, TextIO
 
 import jax
 
@@ -25,7 +27,15 @@ class ProgressBar:
       stream: where to write, by default the standard error.
     """
 
-    def __init__(self, total_steps, batch_size, *, first_step=0, interval=10.0, stream=None):
+    def __init__(
+        self,
+        total_steps: int,
+        batch_size: int,
+        *,
+        first_step: int = 0,
+        interval: float = 10.0,
+        stream: TextIO | None = None,
+    ):
         self._total = total_steps
         self._batch_size = batch_size
         self._stream = sys.stderr if stream is None else stream
@@ -45,7 +55,7 @@ class ProgressBar:
     def __exit__(self, *_):
         self.close()
 
-    def update(self, step: int, metrics=None) -> None:
+    def update(self, step: int, metrics: Mapping[str, Any] | None = None) -> None:
         """Shows a step and its metrics {name: number}; those named "stage" and "step" as whole."""
         now = time.monotonic()
         if self._silent or step <= self._step:
@@ -69,7 +79,7 @@ class ProgressBar:
             self._draw()
 
     @contextlib.contextmanager
-    def patience(self, what: str, after: float = 5.0):
+    def patience(self, what: str, after: float = 5.0) -> Iterator[None]:
         """Says that a block, which at first compiles, takes long if it does, and then how long.
 
         Args:

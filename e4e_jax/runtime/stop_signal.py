@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 
 import jax
 
@@ -74,7 +75,7 @@ class StopSignal:
         return self._agreed
 
     @contextlib.contextmanager
-    def cuts_short(self):
+    def cuts_short(self) -> Iterator[None]:
         """A block that a signal ends at once, where it is: it is left, and the program goes on."""
         self._cutting = bool(self._previous) and not self.received
         try:

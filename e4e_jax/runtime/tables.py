@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import os
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from e4e_jax.runtime.files import opened
 _LONGEST_NAME = 1000
 
 
-def read_table(path, what: str) -> tuple[list[str], dict[str, np.ndarray]]:
+def read_table(path: str | os.PathLike, what: str) -> tuple[list[str], dict[str, np.ndarray]]:
     """Reads a .csv file of a header name,COLUMN,... and rows of a name and numbers.
 
     The text is UTF-8. An empty field or "nan" is a number that nobody knows, NaN; empty lines are

@@ -49,7 +49,7 @@ def enable_compilation_cache() -> None:
     JAX_COMPILATION_CACHE_DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=false switches it
     off. A folder that cannot be written costs a warning of JAX and nothing else.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         jax.config.update("jax_compilation_cache_dir", os.path.join(root, "e4e_jax", "programs"))
     # A network's first weights are a hundred programs of 30 ms.
@@ -124,7 +124,7 @@ def _free_pieces(libc):
     stream = ctypes.c_void_p(libc.open_memstream(ctypes.byref(text), ctypes.byref(length)))
     libc.malloc_info(0, stream)
     libc.fclose(stream)
-    first_arena = text.value.decode().split("</sizes>")[0]
+    first_arena = (text.value or b"").decode().split("</sizes>")[0]
     libc.free(text)
     found = re.findall(r'<size from="(\d+)" to="\d+" total="\d+" count="(\d+)"/>', first_arena)
     return [(int(size) & ~15, int(count)) for size, count in found]  # the low bits are flags

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 EXIT_CODE = 75  # EX_TEMPFAIL of <sysexits.h>: the same command may work the next time
 
@@ -39,7 +40,7 @@ class Watch:
       leaving: whether this host is about to end itself, so that none is missed.
     """
 
-    def __init__(self, client, host: int, hosts: int, *, end: Callable | None = None):
+    def __init__(self, client: Any, host: int, hosts: int, *, end: Callable | None = None):
         self._client = client
         self._host = host
         self._others = [i for i in range(hosts) if i != host]

@@ -6,8 +6,9 @@ and edits and inversions can be scored against the truth.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -27,7 +28,7 @@ HELD_OUT = 1_000_000_000
 IMAGES_AT_ONCE = 32  # the planes of this many images stay in the processor's cache
 
 
-def render(factors, resolution: int = 64) -> np.ndarray:
+def render(factors: np.ndarray, resolution: int = 64) -> np.ndarray:
     """Draw faces from their factors.
 
     factors: [N, 11] in the order of `FACTORS`; yaw and smile in [-1, 1], the others in [0, 1].
@@ -56,7 +57,7 @@ def _checked(factors):
     return factors
 
 
-def sample_factors(indices, seed: int = 0) -> np.ndarray:
+def sample_factors(indices: Sequence[int] | np.ndarray, seed: int = 0) -> np.ndarray:
     """Independent random factors of the faces at `indices`, float32 [N, 11].
 
     Uniform on their ranges, but glasses are 0 or 1. A row depends on (seed, index) only: each index
@@ -99,7 +100,7 @@ class ToyFaces:
         return Numbered(self.size)
 
     @staticmethod
-    def latents(factors, z):
+    def latents(factors: Any, z: Any) -> Any:
         """Codes of known faces, see `toy.latents.face_latents`."""
         from e4e_jax.toy.latents import face_latents  # JAX's
 
@@ -112,7 +113,7 @@ class ToyFaces:
         """The image at `index`, uint8 [resolution, resolution, 3]; IndexError when out of range."""
         return self.batch([index])[0][0]
 
-    def factors(self, indices) -> np.ndarray:
+    def factors(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """The factors of the images at `indices`, float32 [N, 11]."""
         indices = np.asarray(indices, np.int64).reshape(-1)
         outside = indices[(indices < 0) | (indices >= self.size)]
@@ -120,17 +121,17 @@ class ToyFaces:
             raise IndexError(f"index {outside[0]} is outside the {self.size} toy faces.")
         return sample_factors(self.start + indices, self.seed)
 
-    def read_many(self, indices) -> np.ndarray:
+    def read_many(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """The images at `indices`, uint8 [N, resolution, resolution, 3]; a fifth of the time."""
         return self.batch(indices)[0]
 
-    def batch(self, indices) -> tuple[np.ndarray, np.ndarray]:
+    def batch(self, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8 [N, resolution, resolution, 3] and factors [N, 11] at `indices`."""
         factors = self.factors(indices)
         return render(factors, self.resolution), factors
 
 
-def toy_source(data, *, held_out: bool) -> ToyFaces:
+def toy_source(data: Any, *, held_out: bool) -> ToyFaces:
     """Of a config's `data` section: `num_images` faces of `seed`, or `num_validation` others."""
     size = data.num_validation if held_out else data.num_images
     return ToyFaces(size, seed=data.seed, start=HELD_OUT if held_out else 0)

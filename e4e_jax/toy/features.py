@@ -5,10 +5,14 @@ it measures are always labelled "toy features".
 """
 
 import dataclasses
+import functools
+import operator
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from e4e_jax.models.irse import IRSEBackbone, IRSEConfig
 from e4e_jax.models.layers import EqualLinear
@@ -51,7 +55,12 @@ class ToyFeatures(nnx.Module):
     """
 
     def __init__(
-        self, config: ToyFeaturesConfig, *, axis_name=None, dtype=jnp.float32, rngs: nnx.Rngs
+        self,
+        config: ToyFeaturesConfig,
+        *,
+        axis_name: str | None = None,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
     ):
         side = -(-config.image_size // 16)  # four halvings, rounded up
         self.config = config
@@ -66,10 +75,10 @@ class ToyFeatures(nnx.Module):
         """Of the K factors that it reads."""
         return self.config.factor_names
 
-    def __call__(self, images):
+    def __call__(self, images: jax.Array) -> jax.Array:
         return self.factors(jax.nn.relu(self.pooled(images)))
 
-    def pooled(self, images):
+    def pooled(self, images: jax.Array) -> jax.Array:
         """Features for FID: images [B, H, W, 3] -> [B, E] float32; other sizes are resized to S."""
         size = self.config.image_size
         if images.shape[1:3] != (size, size):
@@ -78,17 +87,19 @@ class ToyFeatures(nnx.Module):
         coarse = self.backbone(images)[-1]  # [B, S/16, S/16, C]
         return self.embedding(coarse.astype(jnp.float32).reshape(coarse.shape[0], -1))
 
-    def embed(self, images):
+    def embed(self, images: jax.Array) -> jax.Array:
         """Identity features: images [B, S, S, 3] -> unit vectors [B, E]."""
         x = self.pooled(images)
         return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
-    def features(self, images):
+    def features(self, images: jax.Array) -> list[jax.Array]:
         """Perceptual features: the backbone's levels, each pixel a unit vector."""
         levels = [x.astype(jnp.float32) for x in self.backbone(images)]
         return [x / jnp.sqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-8) for x in levels]
 
-    def distance(self, features_a, features_b):
+    def distance(
+        self, features_a: Sequence[jax.Array], features_b: Sequence[jax.Array]
+    ) -> jax.Array:
         """Perceptual distance [B]: squared differences of `features`, as LPIPS without weights.
 
         Summed over channels, averaged over the pixels of a level and over the levels.
@@ -97,4 +108,4 @@ class ToyFeatures(nnx.Module):
             jnp.mean(jnp.sum(jnp.square(a - b), axis=-1), axis=(1, 2))
             for a, b in zip(features_a, features_b, strict=True)
         ]
-        return sum(levels) / len(levels)
+        return functools.reduce(operator.add, levels) / len(levels)

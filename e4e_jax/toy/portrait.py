@@ -59,8 +59,10 @@ class _Face:
     """What the parts share: factors as [N, 1, 1], colours as [N, 3, 1, 1], and where things are."""
 
     def __init__(self, column):
-        for name in ("yaw", "smile", "age", "length", "glasses", "eyes"):
-            setattr(self, name, column[name][:, None, None])
+        names = ("yaw", "smile", "age", "length", "glasses", "eyes")
+        self.yaw, self.smile, self.age, self.length, self.glasses, self.eyes = (
+            column[name][:, None, None] for name in names
+        )
         self.x = 0.05 * self.yaw
         self.half_width = 0.44 + 0.08 * column["width"][:, None, None]
         self.skin = _pick(SKIN, column["skin"])

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+Plane = np.ndarray | float  # a value for each pixel, for each image [N, 1, 1], or one for all
 
-def clip(values, low, high):
+
+def clip(values: Plane, low: Plane, high: Plane) -> np.ndarray:
     """`np.clip` without its call overhead, which counts when the arrays are this small."""
     return np.minimum(np.maximum(values, low), high)
 
 
-def ellipse(x, y, half_width, half_height):
+def ellipse(x: Plane, y: Plane, half_width: Plane, half_height: Plane) -> np.ndarray:
     """Signed distance to an axis-aligned ellipse (first order: exact near the outline)."""
     u, v = x / half_width, y / half_height
     radius = np.sqrt(u * u + v * v)
@@ -27,7 +29,9 @@ def ellipse(x, y, half_width, half_height):
     return (radius - 1) * (radius + 1e-6) / (slope + 1e-6)  # 1e-6: the centre is inside, not 0 / 0
 
 
-def rounded_box(x, y, half_width, half_height, radius):
+def rounded_box(
+    x: Plane, y: Plane, half_width: Plane, half_height: Plane, radius: Plane
+) -> np.ndarray:
     """Signed distance to an axis-aligned box with rounded corners."""
     dx = np.abs(x) - (half_width - radius)
     dy = np.abs(y) - (half_height - radius)
@@ -36,7 +40,7 @@ def rounded_box(x, y, half_width, half_height, radius):
     return outside + np.minimum(np.maximum(dx, dy), 0) - radius
 
 
-def arc(x, y, half_width, height):
+def arc(x: Plane, y: Plane, half_width: Plane, height: Plane) -> np.ndarray:
     """Distance to the line y = height (1 - (x / half_width)^2), |x| <= half_width (first order)."""
     on_line = clip(x, -half_width, half_width)
     t = on_line / half_width
@@ -46,14 +50,14 @@ def arc(x, y, half_width, height):
     return np.sqrt(dx * dx + dy * dy)
 
 
-def segment(x, y, slant, half_height):
+def segment(x: Plane, y: Plane, slant: Plane, half_height: Plane) -> np.ndarray:
     """Distance to the line x = slant * y, |y| <= half_height."""
     beyond = np.maximum(np.abs(y) - half_height, 0)
     dx = x - slant * y
     return np.sqrt(dx * dx / (1 + slant * slant) + beyond * beyond)
 
 
-def spot(x, y, half_width, half_height):
+def spot(x: Plane, y: Plane, half_width: Plane, half_height: Plane) -> np.ndarray:
     """Coverage of a soft round spot: 1 at its centre, falling smoothly to 0 at the ellipse."""
     u, v = x / half_width, y / half_height
     inside = np.maximum(1 - (u * u + v * v), 0)
@@ -70,16 +74,16 @@ class Window:
     area: tuple[slice, slice]
     pixel_size: float
 
-    def fill(self, distance, softness=None):
+    def fill(self, distance: np.ndarray, softness: float | None = None) -> np.ndarray:
         """Coverage of a shape given by its signed distance; its edge: `softness` or a pixel."""
         return clip(distance * (-1 / (softness or self.pixel_size)) + 0.5, 0, 1)
 
-    def stroke(self, distance, half_thickness):
+    def stroke(self, distance: np.ndarray, half_thickness: Plane) -> np.ndarray:
         """Coverage of a line given by its distance; one thinner than a pixel is as much fainter."""
         coverage = clip((half_thickness - distance) * (1 / self.pixel_size) + 0.5, 0, 1)
         return np.minimum(coverage, half_thickness * (2 / self.pixel_size))
 
-    def paint(self, coverage, colour, mask=None):
+    def paint(self, coverage: np.ndarray, colour: Plane, mask: np.ndarray | None = None) -> None:
         """Blend `colour` ([N, 3, 1, 1], [3, 1, 1] or per pixel) over the window.
 
         coverage: [N, h, w] in [0, 1]. mask: coverage of the shape to stay in, [N, R, R].
@@ -90,7 +94,7 @@ class Window:
         change *= coverage[:, None]
         self.pixels[...] += change
 
-    def crop(self, plane):
+    def crop(self, plane: np.ndarray) -> np.ndarray:
         """The part of a whole-canvas plane [N, R, R] that lies in this window."""
         return plane[:, self.area[0], self.area[1]]
 
@@ -104,7 +108,7 @@ class Canvas:
         self.pixels = np.empty((count, 3, resolution, resolution), np.float32)
         self.centres = (np.arange(resolution, dtype=np.float32) + 0.5) * self.pixel_size - 1
 
-    def window(self, x, y, half_width, half_height) -> Window:
+    def window(self, x: Plane, y: Plane, half_width: Plane, half_height: Plane) -> Window:
         """The smallest window that holds, in every image, the given box around (x, y).
 
         Each argument is a number or one value per image, [N, 1, 1]. A pixel is added all around

@@ -8,6 +8,7 @@ CPU) are the measured ones.
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from e4e_jax.models.convolution import im2col, polyphase, space_to_depth, winogr
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
-def conv2d(x, kernel, *, stride=1, padding=0):
+def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: int = 0) -> jax.Array:
     """Plain convolution.
 
     Args:
@@ -33,7 +34,7 @@ def conv2d(x, kernel, *, stride=1, padding=0):
     return _conv(x, kernel.astype(x.dtype), stride, padding)
 
 
-def upsample_conv2d(x, kernel):
+def upsample_conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Stride-2 transposed 3x3 convolution and the [1, 3, 3, 1] FIR behind it (StyleGAN2, app. B).
 
     Args:
@@ -49,7 +50,7 @@ def upsample_conv2d(x, kernel):
     return _blur(x, 1, 4.0)
 
 
-def downsample_conv2d(x, kernel):
+def downsample_conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The [1, 3, 3, 1] FIR and a stride-2 convolution behind it, as in the discriminator.
 
     Args:
@@ -64,7 +65,9 @@ def downsample_conv2d(x, kernel):
     return conv2d(_blur(x, 2, 1.0), kernel, stride=2)
 
 
-def modulated_conv2d(x, kernel, style, *, up=False, in_blocks=False):
+def modulated_conv2d(
+    x: jax.Array, kernel: jax.Array, style: jax.Array, *, up: bool = False, in_blocks: bool = False
+) -> jax.Array:
     """Convolution whose input channels are scaled per example (StyleGAN2, section 2.2).
 
     Scaling the activations by the style, convolving once with the shared weights and scaling the
@@ -98,7 +101,7 @@ def _scale(x, factors):
     return x * factors[:, None, None, :].astype(x.dtype)
 
 
-def upsample(x):
+def upsample(x: jax.Array) -> jax.Array:
     """FIR upsampling by 2 with gain 4 (StyleGAN2's RGB skip): [B, H, W, C] -> [B, 2H, 2W, C].
 
     Inserting zeros and filtering with [1, 3, 3, 1] / 4 leaves two taps for each output phase.
@@ -113,7 +116,7 @@ def upsample(x):
     return x
 
 
-def downsample(x):
+def downsample(x: jax.Array) -> jax.Array:
     """FIR downsampling by 2, evaluated only where it is kept: [B, H, W, C] -> [B, H/2, W/2, C]."""
     for axis in (1, 2):
         half = x.shape[axis] // 2
@@ -168,6 +171,7 @@ def _conv(x, kernel, stride, padding):
     size = kernel.shape[0]
     height, width = ((n + 2 * padding - size) // stride + 1 for n in x.shape[1:3])
     same = x.dtype == jnp.float32 and stride == padding == 1
+    cpu: Callable
     if im2col.pays(x.shape[0] * height * width, x.shape[3]):
         cpu = functools.partial(im2col.conv, stride=stride, padding=padding)
     elif same and winograd.pays(x.shape, kernel.shape):

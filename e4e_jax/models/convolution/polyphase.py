@@ -6,28 +6,34 @@ whole kernel first and adds up afterwards, in a workspace of k * k products for 
 memory, and up to three times the time where the result has few channels.
 """
 
+import functools
 import itertools
 import math
+import operator
+from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
-def pays(grad_shape, kernel_shape) -> bool:
+def pays(grad_shape: Sequence[int], kernel_shape: Sequence[int]) -> bool:
     """Whether `input_grad` is worth it on a processor, by measurement; more to compile, too."""
     large = math.prod(grad_shape[:3]) * math.prod(kernel_shape) >= 1e9  # multiplications
     return large and kernel_shape[2] >= 32
 
 
-def input_grad(grad, kernel, stride, padding, size):
+def input_grad(
+    grad: jax.Array, kernel: jax.Array, stride: int, padding: int, size: Sequence[int]
+) -> jax.Array:
     """grad [B, h, w, O], kernel [k, k, I, O] -> [B, *size, I]: a transposed convolution."""
     axes = (
         _phases(stride, padding, kernel.shape[0], *lengths)
         for lengths in zip(size, grad.shape[1:3], strict=True)
     )
-    result = 0.0
+    parts = []
     for phase in itertools.product(*axes):
         taps, crop, zeros, places = zip(*phase, strict=True)
         products = lax.conv_general_dilated(
@@ -37,8 +43,8 @@ def input_grad(grad, kernel, stride, padding, size):
             zeros,
             dimension_numbers=_LAYOUT,
         )
-        result = result + _pad(products, places)
-    return result
+        parts.append(_pad(products, places))
+    return functools.reduce(operator.add, parts)
 
 
 def _pad(x, places):

@@ -6,8 +6,11 @@ are channels. A 3x3 convolution becomes one of 3x3 blocks, with a kernel that is
 quarters, and the FIR behind an upsampling convolution becomes part of its kernel.
 """
 
+import functools
 import itertools
+import operator
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -21,12 +24,12 @@ def pays(resolution: int, channels: int) -> bool:
     return resolution >= 256 and channels < _CHANNELS
 
 
-def from_image(x):
+def from_image(x: jax.Array) -> jax.Array:
     """[B, H, W, C] -> [B, H/2, W/2, 4 C]; positions row by row, each with its channels."""
     return jnp.concatenate([x[:, i::2, j::2] for i, j in _POSITIONS], axis=3)
 
 
-def to_image(x):
+def to_image(x: jax.Array) -> jax.Array:
     """[B, H/2, W/2, 4 C] -> [B, H, W, C]."""
     channels = x.shape[3] // 4
     if x.shape[3] >= _CHANNELS:
@@ -37,7 +40,7 @@ def to_image(x):
             places[1 - i, 1 - j, position] = np.eye(channels)
         return lax.conv_general_dilated(
             x,
-            places.reshape(2, 2, 4 * channels, channels).astype(x.dtype),
+            jnp.asarray(places.reshape(2, 2, 4 * channels, channels), x.dtype),
             window_strides=(1, 1),
             padding=((1, 1), (1, 1)),
             lhs_dilation=(2, 2),
@@ -46,27 +49,28 @@ def to_image(x):
         )
     # A sum of images with zeros between their positions: a TPU moves single numbers slowly.
     zero = jnp.zeros((), x.dtype)
-    return sum(
+    parts = [
         lax.pad(part, zero, [(0, 0, 0), (i, 1 - i, 1), (j, 1 - j, 1), (0, 0, 0)])
         for part, (i, j) in zip(jnp.split(x, 4, axis=3), _POSITIONS, strict=True)
-    )
+    ]
+    return functools.reduce(operator.add, parts)
 
 
-def spread(x, channels):
+def spread(x: jax.Array, channels: int) -> jax.Array:
     """One number for each position, [B, H/2, W/2, 4], for all of its channels: [..., 4 C]."""
     # As a matrix product, since a TPU moves single numbers slowly; every sum has one term.
     copies = np.kron(np.eye(4), np.ones((1, channels))).astype(x.dtype)
     return jnp.matmul(x, copies, precision=lax.Precision.HIGHEST)
 
 
-def conv_kernel(kernel):
+def conv_kernel(kernel: jax.Array) -> jax.Array:
     """The kernel [3, 3, 4 I, 4 O] between blocks that convolves images with [3, 3, I, O]."""
     i, o = kernel.shape[2:]
     blocks = jnp.einsum("aprk,bqsl,klio->abpqirso", _CONV, _CONV, kernel)
     return blocks.reshape(3, 3, 4 * i, 4 * o)
 
 
-def upsample_kernel(kernel):
+def upsample_kernel(kernel: jax.Array) -> jax.Array:
     """The kernel [3, 3, I, 4 O] from an image to blocks of its upsampling convolution.
 
     Convolving with it is `ops.upsample_conv2d` with [3, 3, I, O]: transposed convolution and FIR.

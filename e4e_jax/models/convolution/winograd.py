@@ -7,7 +7,9 @@ rounding; this way the rounding is about twice that of the plain form.
 """
 
 import math
+from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -37,7 +39,7 @@ def _transforms():
 _OUTPUT, _KERNEL, _INPUT = _transforms()
 
 
-def pays(x_shape, kernel_shape) -> bool:
+def pays(x_shape: Sequence[int], kernel_shape: Sequence[int]) -> bool:
     """Whether `conv3x3` is worth it on a processor, by measurement.
 
     Where channels are few, the transforms cost more than the products they save; and six
@@ -48,14 +50,14 @@ def pays(x_shape, kernel_shape) -> bool:
     return kernel_shape[:2] == (3, 3) and x_shape[1] >= 14 and wide and large
 
 
-def weight_grad_pays(x_shape, grad_shape) -> bool:
+def weight_grad_pays(x_shape: Sequence[int], grad_shape: Sequence[int]) -> bool:
     """The same of `weight_grad3x3`."""
     channels = (x_shape[3], grad_shape[3])
     wide = min(channels) >= max(128, x_shape[2] // 2)
     return wide and pays(x_shape, (3, 3, *channels))
 
 
-def conv3x3(x, kernel):
+def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Plain convolution with padding 1: x [B, H, W, I], kernel [3, 3, I, O] -> [B, H, W, O]."""
     products = [
         lax.conv_general_dilated(
@@ -69,7 +71,7 @@ def conv3x3(x, kernel):
     return result.reshape(x.shape[0], -1, *result.shape[3:])[:, : x.shape[1]]
 
 
-def weight_grad3x3(x, grad):
+def weight_grad3x3(x: jax.Array, grad: jax.Array) -> jax.Array:
     """Gradient of `conv3x3` by its kernel: x [B, H, W, I], grad [B, H, W, O] -> [3, 3, I, O]."""
     width = x.shape[2]
     groups = _groups(grad, 0, _TILE)
