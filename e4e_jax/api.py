@@ -17,6 +17,7 @@ from e4e_jax.data.inputs import input_source, to_input
 from e4e_jax.data.sources import ImageFiles
 from e4e_jax.editing.edits import Edit, Latents
 from e4e_jax.editing.files import load_directions
+from e4e_jax.editing.finders import Finder, Found, Scored, find_directions
 from e4e_jax.editing.written import WrittenEdit, parse_edit, resolve_edit
 from e4e_jax.inversion.contract import Inverted, Method
 from e4e_jax.inversion.invert import encode
@@ -140,6 +141,25 @@ class GeneratorModel:
         if known not in self._edits:  # it may take an eigendecomposition, or thousands of samples
             self._edits[known] = resolve_edit(written, self.directions, self.generator)
         return self._edits[known]
+
+    def find_directions(
+        self, method: str | Finder = "sefa", scored: Scored | None = None, **options
+    ) -> Found:
+        """Directions for `edit`, by a finder of `editing.registry.FINDERS`.
+
+        Args:
+          method: "sefa" and "ganspace", which need no scores; "interfacegan" and "stylespace",
+            which do; or one of others', as an import path or a function; see `finders.Finder`.
+          scored: codes with scores, such as `finders.score_samples` makes.
+          **options: of the finder, such as `count=3`.
+
+        Returns:
+          name -> direction, whose `step` is an edit of strength 1.
+
+        Raises:
+          ValueError: there is no such finder or option, or it fails; in one sentence.
+        """
+        return find_directions(self, method, scored, **options)
 
     def synthesize(self, codes: Latents, key=None, *, noises=None) -> jax.Array:
         """Codes -> images [B, R, R, 3] in [-1, 1].

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 
 from configs.command_line import define_config, read_flags
 from e4e_jax import bundle
-from e4e_jax.commands import directions as directions_command
 from e4e_jax.editing.files import load_directions
+from e4e_jax.editing.scores import read_scores
 from e4e_jax.editing.written import parse_edit, resolve_edit
 from e4e_jax.inversion.folder import load_latents
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
@@ -162,7 +162,7 @@ def test_archives_of_arrays(path, data):
         array.tolist()
     one_sentence(load_latents, file)
     one_sentence(load_directions, str(file))
-    one_sentence(directions_command._read_scores, str(file), ["a.png", "b/c.png"])
+    one_sentence(read_scores, str(file), ["a.png", "b/c.png"])
 
 
 TABLES = [
@@ -181,7 +181,7 @@ def test_tables(path, data):
     if found:
         columns, rows = found
         assert columns and rows and all(len(row) == len(columns) for row in rows.values())
-    one_sentence(directions_command._read_scores, str(file), ["a.png", "b/c.png"])
+    one_sentence(read_scores, str(file), ["a.png", "b/c.png"])
 
 
 SHIPPED = ("toy", "toy/generator", "toy/features")

@@ -2,24 +2,17 @@
 
 import csv
 
-import jax
-import numpy as np
-from flax import nnx
-
 from e4e_jax import bundle
 from e4e_jax.commands.pictures import add_class_flag, load_generator
 from e4e_jax.editing.files import save_directions
-from e4e_jax.editing.ganspace import ganspace_directions
-from e4e_jax.editing.interfacegan import boundary, condition
-from e4e_jax.editing.sefa import sefa_directions
-from e4e_jax.editing.stylespace import attribute_channels
+from e4e_jax.editing.finders import Channels, Scored, find_directions, score_samples
+from e4e_jax.editing.registry import FINDERS
+from e4e_jax.editing.scores import read_scores
 from e4e_jax.inversion.folder import load_latents
-from e4e_jax.runtime.files import read_arrays, writing
-from e4e_jax.runtime.tables import read_table
-from e4e_jax.toy.faces import FACTORS
-from e4e_jax.toy.features import ToyFeatures
+from e4e_jax.runtime.files import writing
+from e4e_jax.runtime.options import option_names, parse_options
 
-_BATCH = 100
+_OF_SCORES = ("interfacegan", "stylespace")  # which need some
 
 
 def add_directions(commands):
@@ -29,12 +22,13 @@ def add_directions(commands):
         "--model", default="toy/generator", help="a bundle (default: toy/generator)"
     )
     parser.add_argument(
-        "--method", choices=tuple(_METHODS), default="interfacegan",
-        help="from scored codes; from the spread of w; from the generator's weights; from scored "
-        "samples, single channels",
+        "--method", metavar="NAME", default="interfacegan",
+        help="interfacegan (the default), from scored codes; ganspace, from the spread of w; sefa, "
+        "from the generator's weights; stylespace, from scored samples, single channels; or a "
+        "finder of your own, package.module:function",
     )  # fmt: skip
-    parser.add_argument("--count", type=int, default=10, help="how many; not of interfacegan")
-    parser.add_argument("--samples", type=int, help="draws of w, of interfacegan and ganspace")
+    parser.add_argument("--count", type=int, help="how many (default: 10); not of interfacegan")
+    parser.add_argument("--samples", type=int, help="draws of w: those scored, or of ganspace")
     parser.add_argument(
         "--scores", metavar="FILE",
         help="interfacegan: a .csv of columns name, ATTRIBUTE, ... with a header, or a .npz of "
@@ -42,107 +36,55 @@ def add_directions(commands):
     )  # fmt: skip
     parser.add_argument("--latents", metavar="FILE", help="latents.npz that --scores are about")
     parser.add_argument(
-        "--network", help="interfacegan without --scores: bundle of features that score samples"
+        "--network", help="without --scores: bundle of a network that scores samples"
     )
     parser.add_argument(
         "--condition", action="store_true", help="keep the other attributes (interfacegan)"
     )
+    parser.add_argument(
+        "--options", nargs="+", default=(), metavar="NAME=VALUE",
+        help="of the method, such as share=0.05",
+    )  # fmt: skip
     add_class_flag(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(flags):
+    options = parse_options(flags.options)
     suffix = ".csv" if flags.method == "stylespace" else ".npz"
     if not flags.out.endswith(suffix):
         raise ValueError(
             f"{flags.out} is to hold what {flags.method} finds; expected a name in {suffix}."
         )
+    finder = FINDERS.find(flags.method)
     model = load_generator(flags.model, flags.label)
-    found = _METHODS[flags.method](flags, model)
-    save = _save_channels if flags.method == "stylespace" else save_directions
-    save(flags.out, found)
+    size = model.generator.config.w_dim
+    if flags.count is not None and not 0 < flags.count <= size and suffix == ".npz":
+        raise ValueError(f"--count is {flags.count}; expected 1 to {size}.")
+    scored = _scored(flags, model)
+    names = option_names(finder)
+    for name in ("count", "samples", "condition"):
+        value = getattr(flags, name)
+        if value not in (None, False) and (names is None or name in names):
+            options[name] = value
+    found = find_directions(model, flags.method, scored, **options)
+    for name, direction in found.items():
+        if direction.how:
+            print(f"{name}: {direction.how}")
+    channels = {name: c.channels for name, c in found.items() if isinstance(c, Channels)}
+    if suffix == ".csv":
+        _save_channels(flags.out, channels)
+    elif channels:
+        raise ValueError(f"{flags.method} finds channels; a file of directions holds none.")
+    else:
+        save_directions(flags.out, {name: direction.step for name, direction in found.items()})
     print(f"{len(found)} {'attributes' if suffix == '.csv' else 'directions'}: {flags.out}")
 
 
-def _sefa(flags, model):
-    _check_count(flags, model)
-    found = sefa_directions(model.generator, flags.count)
-    return {f"sefa_{i}": direction for i, direction in enumerate(found)}
-
-
-def _ganspace(flags, model):
-    _check_count(flags, model)
-    samples = 1_000_000 if flags.samples is None else flags.samples
-    # All of them, for their shares of the whole variance.
-    mean, components, deviations = ganspace_directions(
-        model.generator, model.generator.config.w_dim, samples=samples
-    )
-    share = deviations**2 / np.sum(deviations**2)
-    found = {"ganspace_mean": mean}
-    for i, deviation in enumerate(deviations[: flags.count]):
-        print(f"ganspace_{i}: standard deviation {deviation:.3g}, {share[i]:.1%} of the variance")
-        found[f"ganspace_{i}"] = components[i] * deviation
-    return found
-
-
-def _check_count(flags, model):
-    size = model.generator.config.w_dim
-    if not 0 < flags.count <= size:
-        raise ValueError(f"--count is {flags.count}; expected 1 to {size}.")
-
-
-def _stylespace(flags, model):
-    """Attribute -> [(layer, channel, mean)]; a channel is no direction of w."""
-    if flags.count < 1:
-        raise ValueError(f"--count is {flags.count}; expected at least 1.")
-    codes, scores = _scored_codes(flags, model)
-    found = {}
-    for name, values in scores.items():
-        known = np.isfinite(values)
-        found[name] = attribute_channels(model.generator, codes[known], values[known], flags.count)
-        edits = (f"style:{layer}:{channel}={mean:.2g}" for layer, channel, mean in found[name])
-        print(f"{name}: {' '.join(edits)}")
-    return found
-
-
-def _save_channels(path, found):
-    with writing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["attribute", "layer", "channel", "mean"])
-        writer.writerows(
-            [name, *channel] for name, channels in found.items() for channel in channels
-        )
-
-
-def _interfacegan(flags, model):
-    codes, scores = _scored_codes(flags, model)
-    found = {}
-    for name, values in scores.items():
-        known = np.isfinite(values)
-        try:
-            found[name], accuracy = boundary(codes[known], values[known])
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-        print(f"{name}: {accuracy:.1%} of held-out codes on their side of the boundary")
-    if flags.condition and len(found) > 1:
-        found = {
-            name: condition(direction, [other for key, other in found.items() if key != name])
-            for name, direction in found.items()
-        }
-    # A unit is one standard deviation of the codes along the direction, as GANSpace counts.
-    return {name: d * np.std(codes @ d).astype(np.float32) for name, d in found.items()}
-
-
-_METHODS = {
-    "interfacegan": _interfacegan,
-    "ganspace": _ganspace,
-    "sefa": _sefa,
-    "stylespace": _stylespace,
-}
-
-
-def _scored_codes(flags, model):
-    """Codes w [N, D] and attribute -> scores [N]."""
+def _scored(flags, model) -> Scored | None:
+    """Codes w [N, D] with scores, of files or of a network; None where none are named."""
+    if flags.method in FINDERS and flags.method not in _OF_SCORES:
+        return None
     if flags.scores:
         if not flags.latents:
             raise ValueError("--scores are about codes; expected --latents=latents.npz with them.")
@@ -153,51 +95,22 @@ def _scored_codes(flags, model):
                 f"{flags.latents} holds codes {list(codes.shape)}; expected [N, L, {size}], as "
                 "this generator takes them."
             )
-        scores = _read_scores(flags.scores, names)
-        return codes.mean(axis=1), scores  # in W: of every image its mean style
+        # In W: of every image its mean style.
+        return Scored(codes.mean(axis=1), read_scores(flags.scores, names))
     if flags.network:
-        return _score_samples(model, flags.network, flags.samples or 20_000)
-    raise ValueError(f"{flags.method} needs scores: expected --scores=FILE or --network=BUNDLE.")
-
-
-def _score_samples(model, name, samples):
-    network = bundle.load_network(name)
-    if not isinstance(network, ToyFeatures):
-        raise ValueError(f"{name} gives no scores of attributes; expected toy/features.")
-
-    @nnx.jit
-    def draw(generator, network, key):
-        w = generator.mapping(jax.random.normal(key, (_BATCH, generator.config.z_dim)))
-        return w, network(generator.synthesis(generator.broadcast(w)))
-
-    drawn = [
-        jax.device_get(draw(model.generator, network, jax.random.fold_in(jax.random.key(0), i)))
-        for i in range(-(-samples // _BATCH))
-    ]
-    codes, factors = (np.concatenate(part) for part in zip(*drawn, strict=True))
-    return codes, dict(zip(FACTORS, factors.T, strict=True))
-
-
-def _read_scores(path, names) -> dict[str, np.ndarray]:
-    """Attribute -> scores [N] in the order of names; NaN where a name has none."""
-    if path.lower().endswith(".npz"):
-        scores = read_arrays(path, "scores")
-        if not scores:
-            raise ValueError(f"{path} has no scores; expected arrays [{len(names)}].")
-        for key, values in scores.items():
-            if values.shape != (len(names),) or values.dtype.kind not in "biuf":
-                raise ValueError(
-                    f"{path}: {key} is {values.dtype} of shape {list(values.shape)}; expected "
-                    f"numbers of shape [{len(names)}], one for each of the latents."
-                )
-            if np.isinf(values).any():
-                raise ValueError(f"{path}: {key} holds infinity; expected numbers, or NaN.")
-        return {key: values.astype(np.float64) for key, values in scores.items()}
-    columns, known = read_table(path, "scores")
-    if known.keys().isdisjoint(names):
+        network = bundle.load_network(flags.network)
+        return score_samples(model.generator, network, flags.samples or 20_000)
+    if flags.method in _OF_SCORES:
         raise ValueError(
-            f"{path} and the latents have no name in common, {next(iter(known))!r} and "
-            f"{names[0]!r} for instance."
+            f"{flags.method} needs scores: expected --scores=FILE or --network=BUNDLE."
         )
-    table = np.array([known.get(name, [np.nan] * len(columns)) for name in names])
-    return dict(zip(columns, table.T, strict=True))
+    return None
+
+
+def _save_channels(path, found):
+    with writing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["attribute", "layer", "channel", "mean"])
+        writer.writerows(
+            [name, *channel] for name, channels in found.items() for channel in channels
+        )
