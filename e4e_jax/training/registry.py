@@ -70,13 +70,12 @@ class Optimizer(Protocol):
 
 _OPTAX = (
     "adabelief", "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamaxw", "adamw", "adan",
-    "amsgrad", "fromage", "lamb", "lars", "lion", "noisy_sgd", "novograd", "optimistic_adam_v2",
-    "optimistic_gradient_descent", "radam", "rmsprop", "rprop", "sgd", "sign_sgd", "signum", "sm3",
-    "yogi",
+    "amsgrad", "fromage", "lamb", "lars", "lion", "novograd", "optimistic_adam_v2",
+    "optimistic_gradient_descent", "radam", "rmsprop", "sgd", "sign_sgd", "signum", "yogi",
 )  # fmt: skip
 
-# Of optax's those that need no more than gradients and parameters; newer ones are optax:NAME, and
-# others optax.contrib:NAME.
+# Of optax's those that take a schedule (not rprop and sm3) and need no more than gradients and
+# parameters (as lbfgs does); newer ones are optax:NAME, and others optax.contrib:NAME.
 OPTIMIZERS = Registry("optimiser", {
     "ranger": "e4e_jax.training.ranger:ranger",
 } | {name: f"optax:{name}" for name in _OPTAX})  # fmt: skip

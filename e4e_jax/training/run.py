@@ -217,8 +217,11 @@ def build_optimizer(
     what = f"the optimiser {section.name}"
     try:
         optimizer = call(what, make, schedule, **options)
-    except TypeError as error:  # optax's, of an option of another type
-        raise ValueError(f"{what} does not take {options}: {error}") from error
+        if section.name in OPTIMIZERS:  # an option of another type may be noticed only in use
+            jax.eval_shape(lambda p: optimizer.update(p, optimizer.init(p), p), jnp.zeros((2, 2)))
+    except TypeError as error:
+        reason = " ".join(str(error).split(".\n")[0].split())
+        raise ValueError(f"{what} does not take {options}: {reason:.200}.") from error
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise ValueError(
             f"{what} gives {type(optimizer).__name__}; expected an optax.GradientTransformation."

@@ -36,6 +36,9 @@ def get_config():
     config.objective.progressive_every = 10
     config.objective.r1_every = 4
     config.objective.w_pool_size = 6
+    # Of optax, with a state of other shapes than the parameters.
+    config.optimizer.name = "adafactor"
+    config.optimizer.options = {{"min_dim_size_to_factor": 16, "momentum": 0.9}}
     config.edits.directions = ""
     config.edits.shown = (("sefa_0", 1.0),)
     return config
