@@ -1,5 +1,8 @@
 """python -m e4e_jax COMMAND: what can be done with bundles from the shell."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from e4e_jax.runtime import program
 
 if __name__ == "__main__":
@@ -20,7 +23,7 @@ from e4e_jax.commands.toy import add_toy
 from e4e_jax.runtime.tuning import set_up
 
 
-def main(arguments=None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code, 1 with one sentence for a mistake of the user's."""
     parser = argparse.ArgumentParser(prog="python -m e4e_jax", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -36,13 +39,13 @@ def main(arguments=None) -> int:
     return program.run("e4e_jax", run)
 
 
-def add_info(commands):
+def add_info(commands: Any) -> None:
     parser = commands.add_parser("info", help="print what a bundle is: its JSON")
     parser.add_argument("bundle", help='a folder, or a shipped one such as "toy/generator"')
     parser.set_defaults(run=lambda flags: info(flags.bundle))
 
 
-def info(name) -> None:
+def info(name: str) -> None:
     """Prints the JSON of a bundle.
 
     Raises:

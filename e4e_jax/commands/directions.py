@@ -1,11 +1,12 @@
 """python -m e4e_jax directions OUT.npz: finds editing directions of a generator."""
 
 import csv
+from typing import Any
 
 from e4e_jax import bundle
 from e4e_jax.commands.pictures import add_class_flag, load_generator
 from e4e_jax.editing.files import save_directions
-from e4e_jax.editing.finders import Channels, Scored, find_directions, score_samples
+from e4e_jax.editing.finders import Channels, Direction, Scored, find_directions, score_samples
 from e4e_jax.editing.registry import FINDERS
 from e4e_jax.editing.scores import read_scores
 from e4e_jax.inversion.folder import load_latents
@@ -15,7 +16,7 @@ from e4e_jax.runtime.options import option_names, parse_options
 _OF_SCORES = ("interfacegan", "stylespace")  # which need some
 
 
-def add_directions(commands):
+def add_directions(commands: Any) -> None:
     parser = commands.add_parser("directions", help="find editing directions of a generator")
     parser.add_argument("out", help="the .npz file to write; a .csv file of stylespace")
     parser.add_argument(
@@ -77,7 +78,8 @@ def _run(flags):
     elif channels:
         raise ValueError(f"{flags.method} finds channels; a file of directions holds none.")
     else:
-        save_directions(flags.out, {name: direction.step for name, direction in found.items()})
+        steps = {name: d.step for name, d in found.items() if isinstance(d, Direction)}
+        save_directions(flags.out, steps)
     print(f"{len(found)} {'attributes' if suffix == '.csv' else 'directions'}: {flags.out}")
 
 

@@ -3,6 +3,7 @@
 import itertools
 import os
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ from e4e_jax.models.stylegan2 import StyleCodes
 _GRID_ROWS = 16
 
 
-def add_edit(commands):
+def add_edit(commands: Any) -> None:
     parser = commands.add_parser("edit", help="edit codes or images along directions")
     parser.add_argument(
         "input", help="a latents.npz (or projected_w.npz), or images: a folder, a file or a pattern"
@@ -55,10 +56,11 @@ def add_edit(commands):
 def _run(flags):
     written = [parse_edit(text) for text in flags.edits]
     model = load_generator(flags.model, flags.label)
-    directions = None if flags.directions is None else {}
+    directions: dict[str, np.ndarray] = {}
     for file in flags.directions or []:
         directions |= load_directions(bundle.resolve(file))
-    edits = [model.resolve_edit(edit, directions) for edit in written]
+    given = None if flags.directions is None else directions
+    edits = [model.resolve_edit(edit, given) for edit in written]
     names, codes, originals = read_codes(flags.input, model, flags.out, flags)
     files = outputs.sheet_names(flags.out, names)
     check_places(flags.out, files)  # before the work

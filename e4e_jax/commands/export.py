@@ -1,10 +1,12 @@
 """python -m e4e_jax export WORKDIR OUT: a bundle of a run that goes on or was stopped."""
 
+from typing import Any
+
 from e4e_jax.inversion.domain import STEP
 from e4e_jax.training.export import export_run
 
 
-def add_export(commands):
+def add_export(commands: Any) -> None:
     parser = commands.add_parser(
         "export", help="make a bundle of a training run, which may go on meanwhile"
     )

@@ -1,5 +1,7 @@
 """python -m e4e_jax interpolate INPUT [INPUT...] OUT: from each image to the next."""
 
+from typing import Any
+
 import numpy as np
 
 from e4e_jax.commands.pictures import (
@@ -17,7 +19,7 @@ from e4e_jax.inversion.folder import save_latents
 _ANIMATION = "interpolation.gif"
 
 
-def add_interpolate(commands):
+def add_interpolate(commands: Any) -> None:
     parser = commands.add_parser("interpolate", help="go from each image to the next")
     parser.add_argument(
         "inputs", nargs="+", metavar="input",

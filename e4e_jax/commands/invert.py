@@ -1,6 +1,7 @@
 """python -m e4e_jax invert IMAGES OUT: images -> codes and their synthesis."""
 
 import sys
+from typing import Any
 
 import jax
 
@@ -19,7 +20,7 @@ from e4e_jax.runtime.progress import ProgressBar
 _CHECKED_FOR_ALIGNMENT = 8  # images, the first ones
 
 
-def add_invert(commands):
+def add_invert(commands: Any) -> None:
     parser = commands.add_parser("invert", help="invert images with an encoder")
     parser.add_argument(
         "images",
@@ -67,7 +68,7 @@ def _run(flags):
 
 def _invert_all(flags):
     method, options = _method(flags)
-    source = open_images(flags.images, without=flags.out)
+    source: Any = open_images(flags.images, without=flags.out)
     check_output(flags.out, source)
     model = api.load(flags.model)
     if not isinstance(model, api.Inverter):

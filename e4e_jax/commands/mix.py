@@ -2,6 +2,7 @@
 
 import functools
 import re
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from e4e_jax.inversion.folder import save_latents
 _MOST = 32  # images on either side of a picture
 
 
-def add_mix(commands):
+def add_mix(commands: Any) -> None:
     parser = commands.add_parser("mix", help="give images some of the styles of others")
     parser.add_argument(
         "sources",
@@ -47,8 +48,11 @@ def _run(flags):
         )
     # Row by row: [destinations, sources, L, D].
     shape = (len(kept), *given.shape)
-    pairs = np.broadcast_to(given, shape), np.broadcast_to(kept[:, None], shape)
-    mixed = np.asarray(mix_styles(*(p.reshape(-1, *given.shape[1:]) for p in pairs), first, last))
+    source, destination = (
+        np.broadcast_to(array, shape).reshape(-1, *given.shape[1:])
+        for array in (given, kept[:, None])
+    )
+    mixed = np.asarray(mix_styles(source, destination, first, last))
 
     images = model.draw(np.concatenate([given, kept, mixed]), flags.batch_size)
     cells = np.full((len(kept) + 1, len(given) + 1, *images.shape[1:]), 255, np.uint8)

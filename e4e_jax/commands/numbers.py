@@ -1,5 +1,7 @@
 """The numbers that flags of commands take, in one table that is looked at before all else."""
 
+import argparse
+
 # Flag -> the least and the most; a test fails for a flag without a row.
 RANGES = {
     "batch_size": (1, 2**20),
@@ -16,7 +18,7 @@ RANGES = {
 _WRITTEN = {"label": "class"}
 
 
-def check_numbers(flags) -> None:
+def check_numbers(flags: argparse.Namespace) -> None:
     """Checks every flag that is a number.
 
     Args:

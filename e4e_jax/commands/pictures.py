@@ -1,9 +1,13 @@
 """What commands share: codes from files, and what they look like."""
 
+import argparse
 import os
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from jax.typing import ArrayLike
 from PIL import Image
 
 from e4e_jax import api
@@ -20,14 +24,14 @@ _FRAME_SECONDS = 0.08
 _COMPARED = 16  # images whose inversions are looked at, the first ones
 
 
-def add_class_flag(parser) -> None:
+def add_class_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--class", dest="label", type=int, metavar="N",
         help="of a class-conditional generator: the class whose w are drawn, from 0",
     )  # fmt: skip
 
 
-def load_generator(name, label: int | None = None) -> api.GeneratorModel:
+def load_generator(name: str, label: int | None = None) -> api.GeneratorModel:
     """The bundle of a generator or an inverter; ValueError for another one.
 
     A label gives a class-conditional generator of that class alone.
@@ -38,7 +42,9 @@ def load_generator(name, label: int | None = None) -> api.GeneratorModel:
     return model if label is None else model.for_class(label)
 
 
-def read_codes(name, model: api.GeneratorModel, out, flags):
+def read_codes(
+    name: str, model: api.GeneratorModel, out: str | os.PathLike, flags: argparse.Namespace
+) -> Any:
     """Codes of a latents.npz or a projected_w.npz, or of images, which are inverted.
 
     Images that cannot be decoded are named on the screen and left out.
@@ -93,7 +99,7 @@ def read_codes(name, model: api.GeneratorModel, out, flags):
     return names, codes, originals
 
 
-def add_reading_flags(parser) -> None:
+def add_reading_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that say how a command reads images."""
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument(
@@ -123,7 +129,7 @@ def _read_images(name, source, size, max_bad_images):
     return names, np.stack(images)
 
 
-def check_codes(model: api.GeneratorModel, codes, what: str) -> None:
+def check_codes(model: api.GeneratorModel, codes: ArrayLike, what: str) -> None:
     """Says on stderr where codes [N, L, D] are far from all that the generator has learned.
 
     Args:
@@ -136,7 +142,7 @@ def check_codes(model: api.GeneratorModel, codes, what: str) -> None:
     """
     if not np.isfinite(codes).all():
         raise ValueError(f"{what} that are not finite numbers; expected a smaller strength.")
-    farthest = distances(model.generator, codes).max()
+    farthest = distances(model.generator, np.asarray(codes)).max()
     if farthest > FAR:
         print(
             f"e4e_jax: {what} {farthest:.3g} times as far from the average as w is; what is drawn "
@@ -145,13 +151,13 @@ def check_codes(model: api.GeneratorModel, codes, what: str) -> None:
         )
 
 
-def shortened(names, most: int = 10) -> str:
+def shortened(names: Sequence[str], most: int = 10) -> str:
     """Names in a line, the first ones where they are many."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
-def say_what_is_strange(model: api.Inverter, names, errors) -> None:
+def say_what_is_strange(model: api.Inverter, names: Sequence[str], errors: Any) -> None:
     """One sentence on the images that look like something else than the model was trained on.
 
     Args:
@@ -159,20 +165,21 @@ def say_what_is_strange(model: api.Inverter, names, errors) -> None:
       names: of the images.
       errors: what it returned for them, [N, 2].
     """
-    sentence = Domain.of(model.metadata).sentence(names, *np.reshape(errors, (-1, 2)).T)
+    domain = Domain.of(model.metadata)
+    sentence = domain and domain.sentence(names, *np.reshape(errors, (-1, 2)).T)
     if sentence:
         print(f"e4e_jax: {sentence}", file=sys.stderr)
 
 
-def save_gif(path, frames) -> None:
+def save_gif(path: str | os.PathLike, frames: Sequence[np.ndarray]) -> None:
     """An animation of uint8 [H, W, 3] images there and back again, whole or not at all.
 
     Raises:
       OSError: the disk takes no more.
     """
-    frames = [Image.fromarray(frame) for frame in [*frames, *frames[-2:0:-1]]]
+    shown = [Image.fromarray(frame) for frame in [*frames, *frames[-2:0:-1]]]
     with writing(path) as temporary:
-        frames[0].save(
-            temporary, format="GIF", save_all=True, append_images=frames[1:],
+        shown[0].save(
+            temporary, format="GIF", save_all=True, append_images=shown[1:],
             duration=int(1000 * _FRAME_SECONDS), loop=0,
         )  # fmt: skip

@@ -1,11 +1,13 @@
 """python -m e4e_jax toy OUT: draws built-in faces, for trying everything without data."""
 
+from typing import Any
+
 from e4e_jax.data.images import save_png
 from e4e_jax.data.names import place
 from e4e_jax.toy.faces import HELD_OUT, ToyFaces
 
 
-def add_toy(commands):
+def add_toy(commands: Any) -> None:
     parser = commands.add_parser("toy", help="draw built-in faces as image files")
     parser.add_argument("out", help="folder to fill")
     parser.add_argument("--count", type=int, default=16)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 
-def in_batches(function: Callable, arrays: tuple[Any, ...], batch_size: int) -> Callable:
+def in_batches(function: Callable, arrays: tuple[Any, ...], batch_size: int) -> Any:
     """Applies a compiled function to arrays [N, ...], N at least 1, in batches of one fixed shape.
 
     Each of `arrays` is one or a tree of them.

@@ -30,11 +30,11 @@ class Source(Protocol):
       description: what the images are, in words, for the notes of a bundle.
       fingerprint: method () -> {what: value}, the same on all hosts, see `same_on_hosts`.
 
-    Attributes:
-      names: of the images, as long as the source.
     """
 
-    names: Sequence[str]
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the images, as long as the source."""
 
     def __len__(self) -> int: ...
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 
-def regress_directions(codes, scores) -> np.ndarray:
+def regress_directions(codes: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Conditional directions from a linear regression of scores on codes.
 
     Least squares gives weights B [D, K] such that scores ≈ Bᵀ code + constant. A step d changes

@@ -6,17 +6,20 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from e4e_jax.models.stylegan2 import Generator, StyleCodes
 
 # What a synthesis network draws images of: codes w_plus [B, L, D], or those of StyleSpace.
-Latents = jax.Array | StyleCodes
+Latents = jax.Array | np.ndarray | StyleCodes
 
 
 class Edit(Protocol):
     """An edit; one of others' is named by its import path, `package.module:object`."""
 
-    def apply(self, generator: Generator, latents: Latents, strength: jax.typing.ArrayLike):
+    def apply(
+        self, generator: Generator, latents: Latents, strength: jax.typing.ArrayLike
+    ) -> Latents:
         """The latents after the edit, as `Latents`.
 
         Args:
@@ -36,7 +39,7 @@ class DirectionEdit:
 
     direction: np.ndarray
 
-    def apply(self, generator: Generator, latents: Latents, strength) -> Latents:
+    def apply(self, generator: Generator, latents: Latents, strength: ArrayLike) -> Latents:
         codes = apply_direction(_codes(latents), self.direction, strength)
         return _with_codes(generator, latents, codes)
 
@@ -55,7 +58,7 @@ class ComponentEdit:
     first: int
     last: int
 
-    def apply(self, generator: Generator, latents: Latents, strength) -> Latents:
+    def apply(self, generator: Generator, latents: Latents, strength: ArrayLike) -> Latents:
         codes = set_component(
             _codes(latents), self.step, self.mean, strength, self.first, self.last
         )
@@ -75,7 +78,7 @@ class ChannelEdit:
     channel: int
     deviation: float
 
-    def apply(self, generator: Generator, latents: Latents, strength) -> StyleCodes:
+    def apply(self, generator: Generator, latents: Latents, strength: ArrayLike) -> StyleCodes:
         codes = _codes(latents)
         styles = list(
             latents.styles if isinstance(latents, StyleCodes) else generator.synthesis.styles(codes)
@@ -85,7 +88,7 @@ class ChannelEdit:
         return StyleCodes(codes, tuple(styles))
 
 
-def apply_direction(w_plus: jax.Array, direction: jax.Array, strength) -> jax.Array:
+def apply_direction(w_plus: ArrayLike, direction: ArrayLike, strength: ArrayLike) -> jax.Array:
     """Moves codes along a direction: w_plus + strength · direction, traceable.
 
     Args:
@@ -115,7 +118,9 @@ def apply_direction(w_plus: jax.Array, direction: jax.Array, strength) -> jax.Ar
     return w_plus + strength.reshape(-1, 1, 1) * direction
 
 
-def set_component(w_plus, step, mean, value, first: int, last: int) -> jax.Array:
+def set_component(
+    w_plus: ArrayLike, step: ArrayLike, mean: ArrayLike, value: ArrayLike, first: int, last: int
+) -> jax.Array:
     """Moves codes to a coordinate along a component, whatever it was before.
 
     This is the edit (component, first, last + 1, value) of the published e4e: the coordinate is

@@ -98,7 +98,9 @@ def find_directions(
     Raises:
       ValueError: there is no such finder or option, it needs scores, or fails; in one sentence.
     """
-    what = f"the finder {method if isinstance(method, str) else method.__name__}"
+    what = (
+        f"the finder {method if isinstance(method, str) else getattr(method, '__name__', method)}"
+    )
     function = FINDERS.find(method) if isinstance(method, str) else method
     check_options(what, function, options)
     with failures_of(what):

@@ -7,7 +7,12 @@ from e4e_jax.models.stylegan2 import Generator
 
 
 def ganspace_directions(
-    generator: Generator, count: int, *, samples: int = 1_000_000, batch_size: int = 10_000, seed=0
+    generator: Generator,
+    count: int,
+    *,
+    samples: int = 1_000_000,
+    batch_size: int = 10_000,
+    seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The directions in which the mapping network spreads its codes most.
 
@@ -54,6 +59,5 @@ def ganspace_directions(
     largest = np.take_along_axis(components, np.abs(components).argmax(axis=1)[:, None], axis=1)
     deviations = np.sqrt(np.maximum(values[::-1][:count], 0))
     mean = origin + total / number
-    return tuple(
-        np.asarray(array, np.float32) for array in (mean, components * np.sign(largest), deviations)
-    )
+    components = components * np.sign(largest)
+    return mean.astype(np.float32), components.astype(np.float32), deviations.astype(np.float32)

@@ -4,10 +4,19 @@ Shen et al. 2020, arXiv 2005.09635: a linear SVM separates the codes of images w
 the lowest scores, and the normal of its boundary is the direction.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
-def boundary(codes, scores, *, share: float = 0.02, held_out: float = 0.3, seed: int = 0):
+def boundary(
+    codes: np.ndarray,
+    scores: np.ndarray,
+    *,
+    share: float = 0.02,
+    held_out: float = 0.3,
+    seed: int = 0,
+) -> tuple[np.ndarray, float]:
     """The unit normal of the plane between high and low scores.
 
     Args:
@@ -63,7 +72,7 @@ def boundary(codes, scores, *, share: float = 0.02, held_out: float = 0.3, seed:
     return normal.astype(np.float32), accuracy
 
 
-def condition(direction, others) -> np.ndarray:
+def condition(direction: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
     """A direction without what it shares with others (conditional manipulation, section 3.2).
 
     Args:

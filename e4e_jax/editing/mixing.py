@@ -5,9 +5,10 @@ Karras et al. 2019, arXiv 1812.04948.
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 
-def mix_styles(source: jax.Array, destination: jax.Array, first: int, last: int) -> jax.Array:
+def mix_styles(source: ArrayLike, destination: ArrayLike, first: int, last: int) -> jax.Array:
     """The destination's codes with some of the source's styles (section 3.1, figure 3).
 
     The layers of coarse resolutions carry pose and shape, those of fine ones colours.
@@ -37,7 +38,7 @@ def mix_styles(source: jax.Array, destination: jax.Array, first: int, last: int)
     return jnp.where(taken[:, None], source, destination)
 
 
-def interpolate_codes(start: jax.Array, end: jax.Array, count: int) -> jax.Array:
+def interpolate_codes(start: ArrayLike, end: ArrayLike, count: int) -> jax.Array:
     """Codes at equal steps on the line from one code to another, both included.
 
     Args:

@@ -13,7 +13,7 @@ FAR_CHANNEL = 100.0  # standard deviations of a channel of StyleSpace
 _SAMPLES = 256
 
 
-def distances(generator: Generator, w_plus) -> np.ndarray:
+def distances(generator: Generator, w_plus: np.ndarray) -> np.ndarray:
     """Distances of codes w_plus [N, L, D] from the average code, that of their farthest layer.
 
     The unit is the mean distance (root of the mean square) of w from its mean, over random z.

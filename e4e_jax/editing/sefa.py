@@ -22,7 +22,8 @@ def sefa_directions(generator: Generator, count: int) -> np.ndarray:
     weights = np.concatenate(
         [
             np.asarray(layer.modulation.weight[...], np.float64)
-            for layer in [*synthesis.convs, *synthesis.to_rgbs]
+            for layers in (synthesis.convs, synthesis.to_rgbs)
+            for layer in layers
         ],
         axis=1,
     )  # [D, ΣC_in]

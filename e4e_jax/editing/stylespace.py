@@ -14,7 +14,9 @@ def _styles(generator, w):
     return generator.synthesis.styles(generator.broadcast(w))
 
 
-def channel_deviations(generator: Generator, samples: int = 10_000, seed: int = 0):
+def channel_deviations(
+    generator: Generator, samples: int = 10_000, seed: int = 0
+) -> list[np.ndarray]:
     """The standard deviation of every style channel over draws of z.
 
     Returns:
@@ -27,7 +29,7 @@ def channel_deviations(generator: Generator, samples: int = 10_000, seed: int = 
 
 
 def attribute_channels(
-    generator: Generator, w, scores, count: int = 5, *, share: float = 0.02
+    generator: Generator, w: np.ndarray, scores: np.ndarray, count: int = 5, *, share: float = 0.02
 ) -> list[tuple[int, int, float]]:
     """The channels that single out the images with the highest scores (section 4).
 

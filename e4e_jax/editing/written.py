@@ -173,12 +173,13 @@ def _strengths(shown, values):
     """The numbers of a list or of START:STOP:COUNT."""
     start_stop_count = values.split(":")
     ranged = len(start_stop_count) == 3
-    numbers = [_number(v) for v in (start_stop_count[:2] if ranged else values.split(","))]
-    count = len(numbers)
+    texts = start_stop_count[:2] if ranged else values.split(",")
+    numbers = [number for text in texts if (number := _number(text)) is not None]
+    count = len(texts)
     if ranged:
         written = start_stop_count[2].strip()
         count = _whole(written) if re.fullmatch("[0-9]+", written) else 0
-    if None in numbers or count == 0:
+    if len(numbers) < len(texts) or count == 0:
         raise ValueError(
             f"the strengths of the edit {shown} are not understood; expected a number, a list "
             "such as -1,0,1, or START:STOP:COUNT."
@@ -188,7 +189,7 @@ def _strengths(shown, values):
             f"the strengths of the edit {shown} are too many or too large; expected at most "
             f"{_MOST:,} of them, from -{_LARGEST:,.0f} to {_LARGEST:,.0f}."
         )
-    return tuple(float(n) for n in (np.linspace(*numbers, count) if ranged else numbers))
+    return tuple(np.linspace(numbers[0], numbers[-1], count).tolist() if ranged else numbers)
 
 
 def _number(text) -> float | None:

@@ -8,6 +8,7 @@ training data (iBUG 300-W) is for research only; both are in the extra "align".
 import functools
 import importlib.util
 import os
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,7 +20,7 @@ _LEFT_EYE, _RIGHT_EYE, _MOUTH_CORNERS = slice(36, 42), slice(42, 48), (48, 54)
 _SMALL, _TURNED = 64, 0.35
 
 
-def face_quad(landmarks) -> np.ndarray:
+def face_quad(landmarks: np.ndarray) -> np.ndarray:
     """The corners of the aligned square in the image.
 
     Args:
@@ -44,7 +45,7 @@ def face_quad(landmarks) -> np.ndarray:
     )  # fmt: skip
 
 
-def crop_face(image, landmarks, size: int = 256) -> np.ndarray:
+def crop_face(image: np.ndarray, landmarks: np.ndarray, size: int = 256) -> np.ndarray:
     """Cuts the aligned square out of an image; what lies outside of it is mirrored.
 
     Args:
@@ -78,7 +79,7 @@ def crop_face(image, landmarks, size: int = 256) -> np.ndarray:
     return np.asarray(warped)
 
 
-def find_faces(image) -> list[np.ndarray]:
+def find_faces(image: np.ndarray) -> list[np.ndarray]:
     """The landmarks [68, 2] of every face that dlib finds, the largest face first.
 
     Args:
@@ -109,7 +110,7 @@ class AlignedFaces:
       notes: name -> what is to be known about the face, as images are read.
     """
 
-    def __init__(self, source, size: int = 256):
+    def __init__(self, source: Any, size: int = 256):
         _dlib()  # missing packages are known before the first image
         self._source = source
         self._size = size
@@ -131,7 +132,7 @@ class AlignedFaces:
         return crop_face(image, faces[0], self._size)
 
 
-def face_notes(faces) -> list[str]:
+def face_notes(faces: Any) -> list[str]:
     """What is to be known about the first of the faces [68, 2] of an image."""
     landmarks = np.asarray(faces[0])
     notes = []
@@ -148,7 +149,7 @@ def face_notes(faces) -> list[str]:
     return notes
 
 
-def is_aligned(image, tolerance: float = 0.15) -> bool | None:
+def is_aligned(image: np.ndarray, tolerance: float = 0.15) -> bool | None:
     """Whether the face in a square image lies where alignment puts it; None without a face.
 
     Args:
@@ -171,7 +172,7 @@ def _dlib():
         import dlib
     except ImportError:
         dlib = None
-    if dlib is None or models is None:
+    if dlib is None or models is None or not models.submodule_search_locations:
         missing = "dlib" if dlib is None else "face_recognition_models"
         raise ImportError(
             f"face alignment needs {missing}, which is not installed: pip install 'e4e-jax[align]'."

@@ -22,16 +22,18 @@ class Inverter(Protocol):
     reads: str
     metadata: dict[str, Any]
 
-    def to_input(self, images) -> jax.Array:
+    def to_input(self, images: jax.Array) -> jax.Array:
         """RGB images [B, H, W, 3] in [-1, 1] -> what `encode` takes."""
 
-    def encode(self, images, iterations: int | None = None) -> jax.Array:
+    def encode(self, images: jax.Array, iterations: int | None = None) -> jax.Array:
         """Images -> codes w_plus [B, L, D]."""
 
-    def synthesize(self, codes, key=None, *, noises=None) -> jax.Array:
+    def synthesize(
+        self, codes: Any, key: jax.Array | None = None, *, noises: list[jax.Array] | None = None
+    ) -> jax.Array:
         """Codes -> images [B, R, R, 3] in [-1, 1]."""
 
-    def drawn(self, images) -> jax.Array:
+    def drawn(self, images: jax.Array) -> jax.Array:
         """The part of `drawn_size` of images [B, R, R, 3]."""
 
 

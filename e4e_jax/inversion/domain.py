@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from e4e_jax.inversion.contract import Inverter
@@ -57,12 +58,12 @@ class Domain:
         size = about.get("size")
         if isinstance(size, list) and len(size) == 2:
             images += f", {size[1]}x{size[0]}"
-        mean, largest = (errors.get(name) for name in ("l2_mean", "l2_largest"))
+        mean, largest = (errors.get(name, 0) for name in ("l2_mean", "l2_largest"))
         if not all(isinstance(n, float) and 0 < n < math.inf for n in (mean, largest)):
             return cls(images)
         return cls(images, mean, max(_OF_LARGEST * largest, _OF_MEAN * mean))
 
-    def is_left(self, errors, average_errors) -> np.ndarray:
+    def is_left(self, errors: np.ndarray, average_errors: np.ndarray) -> np.ndarray:
         """Which images look like something else: bool [N].
 
         Args:
@@ -73,7 +74,9 @@ class Domain:
             return np.asarray(errors) > self.most
         return np.asarray(errors) > _OF_AVERAGE_IMAGE * np.asarray(average_errors)
 
-    def sentence(self, names: Sequence[str], errors, average_errors) -> str | None:
+    def sentence(
+        self, names: Sequence[str], errors: np.ndarray, average_errors: np.ndarray
+    ) -> str | None:
         """What to say of images with these errors, all [N]; None if nothing."""
         left = np.flatnonzero(self.is_left(errors, average_errors))
         if not len(left):
@@ -92,7 +95,7 @@ class Domain:
         )
 
 
-def noted_errors(errors) -> dict[str, float]:
+def noted_errors(errors: Any) -> dict[str, float]:
     """What a bundle notes of the inversions of held-out images, from their errors [N]."""
     errors = np.asarray(errors, np.float64)
     if not np.isfinite(errors).all():  # which JSON cannot hold
@@ -104,18 +107,18 @@ def noted_errors(errors) -> dict[str, float]:
     }
 
 
-def errors_of(images, drawn) -> np.ndarray:
+def errors_of(images: jax.Array, drawn: jax.Array) -> np.ndarray:
     """Mean squared errors [B] of what a generator drew, at the images' size.
 
     Args:
       images: [B, H, W, 3] in [-1, 1].
       drawn: [B or 1, f H, f W, 3], f a whole number.
     """
-    drawn = np.clip(np.asarray(drawn, np.float32), -1, 1)
-    batch, height, width, channels = drawn.shape
+    pictures = np.clip(np.asarray(drawn, np.float32), -1, 1)
+    batch, height, width, channels = pictures.shape
     factor = width // images.shape[2]
     areas = (batch, height // factor, factor, width // factor, factor, channels)
-    return np.mean(np.square(images - drawn.reshape(areas).mean((2, 4))), axis=(1, 2, 3))
+    return np.mean(np.square(images - pictures.reshape(areas).mean((2, 4))), axis=(1, 2, 3))
 
 
 def comparison(model: Inverter) -> Callable[[Any, Any], np.ndarray] | None:

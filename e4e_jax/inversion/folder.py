@@ -64,14 +64,14 @@ class Outcome:
 
 def invert_folder(
     invert: Callable[[jax.Array], Inverted],
-    source,
-    out,
+    source: Any,
+    out: str | os.PathLike,
     *,
     image_size: tuple[int, int],
     batch_size: int,
     settings: dict[str, Any],
     max_bad_images: int = 100,
-    progress: Callable = None,
+    progress: Callable[..., Any] | None = None,
 ) -> Outcome:
     """Inverts every image of a source that `out` does not hold yet.
 
@@ -155,8 +155,8 @@ def invert_folder(
     if jax.process_index() == 0:
         record.merge(out, settings)
         _write_grid(out, source, image_size)
-    changed = tuple(name for name in changed if name not in bad)
-    return Outcome(count, already, bad, changed, errors)
+    changed = [name for name in changed if name not in bad]
+    return Outcome(count, already, bad, tuple(changed), errors)
 
 
 class _Noted:
@@ -180,7 +180,7 @@ class _Noted:
         """Of an image's file, or of its pixels where there is none; None if it cannot be read."""
         try:
             if self._paths is None:
-                return hashlib.sha256(np.ascontiguousarray(self._source[index])).hexdigest()
+                return hashlib.sha256(self._source[index].tobytes()).hexdigest()
             if not outputs.is_file(self._paths[index]):
                 return None
             with open(self._paths[index], "rb") as file:
@@ -218,12 +218,12 @@ def output_names(names: Sequence[str], before: dict[str, record.Inversion]) -> l
     )
 
 
-def check_output(out, source) -> None:
+def check_output(out: str | os.PathLike, source: Any) -> None:
     """Raises ValueError where inversions of these image files would replace files of theirs."""
     check_no_input(out, source, output_names(source.names, record.finished(out)))
 
 
-def check_no_input(out, source, files: Sequence[str]) -> None:
+def check_no_input(out: str | os.PathLike, source: Any, files: Sequence[str]) -> None:
     """Raises ValueError where results would replace image files that are read, or join them.
 
     Args:
@@ -240,7 +240,7 @@ def check_no_input(out, source, files: Sequence[str]) -> None:
         raise ValueError(f"{out} is the folder of the images; choose another folder for OUT.")
 
 
-def load_latents(path) -> tuple[list[str], np.ndarray]:
+def load_latents(path: str | os.PathLike) -> tuple[list[str], np.ndarray]:
     """Names and codes w_plus [N, L, D] of a `latents.npz`, or of NVIDIA's `projected_w.npz`.
 
     The latter has the codes of one image as `w`; their name is that of its folder and file.
@@ -271,12 +271,12 @@ def load_latents(path) -> tuple[list[str], np.ndarray]:
         )
     with np.errstate(over="ignore"):
         codes = codes.astype(np.float32)
-    names = [str(name) for name in names]
-    check_names(names, path)
-    for name, code in zip(names, codes, strict=True):
+    listed = [str(name) for name in names]
+    check_names(listed, path)
+    for name, code in zip(listed, codes, strict=True):
         if not np.isfinite(code).all():
             raise ValueError(f"{path}: the codes of {name} are not finite numbers.")
-    return names, codes
+    return listed, codes
 
 
 def _name_codes(path, codes):
@@ -287,7 +287,7 @@ def _name_codes(path, codes):
     return {"names": np.array(names, str), "codes": codes}
 
 
-def save_latents(path, names, codes) -> None:
+def save_latents(path: str | os.PathLike, names: Sequence[str], codes: np.ndarray) -> None:
     """Writes a `latents.npz`, whole or not at all.
 
     Names that are equal get a number, and over-long ones are cut.
@@ -295,8 +295,8 @@ def save_latents(path, names, codes) -> None:
     Raises:
       OSError: the disk takes no more.
     """
-    names = np.asarray(distinct(names), str)
-    write_arrays(path, {"names": names, "codes": np.asarray(codes, np.float32)})
+    listed = np.asarray(distinct(names), str)
+    write_arrays(path, {"names": listed, "codes": np.asarray(codes, np.float32)})
 
 
 def _are_finite(*arrays) -> np.ndarray:

@@ -29,7 +29,8 @@ def invert(
     Raises:
       ValueError: there is no such method or option, or the method fails; in one sentence.
     """
-    what = f"the inversion method {method if isinstance(method, str) else method.__name__}"
+    name = method if isinstance(method, str) else getattr(method, "__name__", method)
+    what = f"the inversion method {name}"
     function = METHODS.find(method) if isinstance(method, str) else method
     check_options(what, function, options)
     with failures_of(what):
@@ -89,7 +90,7 @@ def w_plus(
     perceptual: str | nnx.Module | None = None,
     learning_rate: float = 0.01,
     iterations: int | None = None,
-    codes=None,
+    codes: jax.Array | None = None,
 ) -> Inverted:
     """Optimises every style behind the encoder; see `refine.optimize_w_plus`.
 
@@ -116,7 +117,7 @@ def w(
     perceptual: str | nnx.Module | None = None,
     learning_rate: float = 0.1,
     iterations: int | None = None,
-    codes=None,
+    codes: jax.Array | None = None,
     seed: int = 0,
 ) -> Inverted:
     """Optimises one w for each image and its noise images; see `refine.optimize_w`.
@@ -141,7 +142,7 @@ def pti(
     perceptual: str | nnx.Module | None = None,
     learning_rate: float = 3e-4,
     iterations: int | None = None,
-    codes=None,
+    codes: jax.Array | None = None,
 ) -> Inverted:
     """Tunes a generator for each image at the encoder's codes; see `refine.tune_generator`.
 

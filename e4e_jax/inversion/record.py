@@ -39,7 +39,7 @@ class Inversion:
     digest: str
 
 
-def check_settings(out, settings: Mapping[str, Any]) -> None:
+def check_settings(out: str | os.PathLike, settings: Mapping[str, Any]) -> None:
     """Raises ValueError where `out` holds something else than inversions made with `settings`."""
     if os.path.lexists(out) and not os.path.isdir(out):
         raise ValueError(f"{out} is no folder; choose another name for OUT.")
@@ -63,7 +63,7 @@ def check_settings(out, settings: Mapping[str, Any]) -> None:
         )
 
 
-def begin(out, settings: Mapping[str, Any]) -> None:
+def begin(out: str | os.PathLike, settings: Mapping[str, Any]) -> None:
     """Makes `out` ready for work with `settings`, which `check_settings` has seen.
 
     Raises:
@@ -82,7 +82,7 @@ def begin(out, settings: Mapping[str, Any]) -> None:
     merge(out, settings)
 
 
-def finished(out) -> dict[str, Inversion]:
+def finished(out: str | os.PathLike) -> dict[str, Inversion]:
     """Name of an input -> its inversion, for all that are there.
 
     Raises:
@@ -97,7 +97,7 @@ def finished(out) -> dict[str, Inversion]:
 
 
 def add_part(
-    out,
+    out: str | os.PathLike,
     names: Sequence[str],
     inversions: Sequence[Inversion],
     codes: np.ndarray,
@@ -119,7 +119,7 @@ def add_part(
     _write(path, names, inversions, codes, settings)
 
 
-def merge(out, settings: Mapping[str, Any]) -> None:
+def merge(out: str | os.PathLike, settings: Mapping[str, Any]) -> None:
     """All parts and what was there before become one file, sorted by name."""
     out = pathlib.Path(out)
     parts = _parts(out)

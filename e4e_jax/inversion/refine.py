@@ -4,7 +4,7 @@ All start from codes at hand, run a fixed number of Adam steps in one compiled l
 images as `synthesize_like` draws them by their mean squared error plus a perceptual distance.
 """
 
-import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +20,16 @@ _CODE_NOISE = 0.05  # of the standard deviation of w
 _NOISE_WEIGHT = 1e5
 
 
-@functools.partial(nnx.jit, static_argnames=("steps", "learning_rate"))
+@nnx.jit(static_argnames=("steps", "learning_rate"))
 def optimize_w_plus(
-    generator: Generator, perceptual, images, codes, *, steps: int, learning_rate: float = 0.01
-):
+    generator: Generator,
+    perceptual: Any,
+    images: jax.Array,
+    codes: jax.Array,
+    *,
+    steps: int,
+    learning_rate: float = 0.01,
+) -> tuple[jax.Array, jax.Array]:
     """Optimises every style of every image (Image2StyleGAN, Abdal et al. 2019, arXiv 1904.03189).
 
     Args:
@@ -46,10 +52,17 @@ def optimize_w_plus(
     return _minimize(objective, codes, optax.adam(learning_rate), steps)
 
 
-@functools.partial(nnx.jit, static_argnames=("steps", "learning_rate"))
+@nnx.jit(static_argnames=("steps", "learning_rate"))
 def optimize_w(
-    generator: Generator, perceptual, images, codes, key, *, steps: int, learning_rate: float = 0.1
-):
+    generator: Generator,
+    perceptual: Any,
+    images: jax.Array,
+    codes: jax.Array,
+    key: jax.Array,
+    *,
+    steps: int,
+    learning_rate: float = 0.1,
+) -> tuple[jax.Array, list[jax.Array], jax.Array]:
     """Optimises one w per image and its noise images (the projector of StyleGAN2).
 
     Karras et al. 2020 (arXiv 1912.04958, appendix D), with the schedule and the constants of
@@ -96,10 +109,16 @@ def optimize_w(
     return generator.broadcast(w), noises, losses
 
 
-@functools.partial(nnx.jit, static_argnames=("steps", "learning_rate"))
+@nnx.jit(static_argnames=("steps", "learning_rate"))
 def tune_generator(
-    generator: Generator, perceptual, images, codes, *, steps: int, learning_rate: float = 3e-4
-):
+    generator: Generator,
+    perceptual: Any,
+    images: jax.Array,
+    codes: jax.Array,
+    *,
+    steps: int,
+    learning_rate: float = 3e-4,
+) -> tuple[Generator, jax.Array]:
     """Tunes the generator so that it draws the images at the given codes.
 
     Pivotal tuning (PTI, Roich et al. 2021, arXiv 2106.05744) without its optional locality
@@ -114,7 +133,8 @@ def tune_generator(
       The tuned generator, and the losses [steps, B].
     """
     loss = _reconstruction_loss(perceptual, images)
-    graph, synthesis, rest = nnx.split(generator, _of_synthesis, ...)
+    split: Any = nnx.split(generator, _of_synthesis, ...)
+    graph, synthesis, rest = split
 
     def objective(synthesis, _):
         tuned = nnx.merge(graph, synthesis, rest)
@@ -124,7 +144,7 @@ def tune_generator(
     return nnx.merge(graph, synthesis, rest, copy=True), losses
 
 
-def noise_correlation(noise):
+def noise_correlation(noise: jax.Array) -> jax.Array:
     """How far a noise image is from white: noise [B, r, r] -> [B].
 
     The sum over a pyramid of scales of its squared autocorrelation at a shift of one pixel

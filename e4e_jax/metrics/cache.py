@@ -7,12 +7,14 @@ import logging
 import os
 import pathlib
 import re
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
 import e4e_jax
+from e4e_jax.data.registry import Source
 from e4e_jax.runtime.files import read_arrays, write_arrays
 
 
@@ -27,10 +29,10 @@ class Cache:
       folder: where; made when first written to. None keeps nothing.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | os.PathLike | None):
         self._folder = None if folder is None else pathlib.Path(folder)
 
-    def get(self, key) -> dict[str, np.ndarray] | None:
+    def get(self, key: Any) -> dict[str, np.ndarray] | None:
         """What `put` was given under this key; None if there is nothing."""
         if self._folder is None or jax.process_index() != 0:
             return None
@@ -41,7 +43,7 @@ class Cache:
             return None
         return arrays if str(arrays.pop("key", "")) == text else None
 
-    def put(self, key, arrays: dict[str, np.ndarray]) -> None:
+    def put(self, key: Any, arrays: dict[str, np.ndarray]) -> None:
         """Keeps arrays, whole or not at all; a disk that takes none is only warned of."""
         if self._folder is None or jax.process_index() != 0:
             return
@@ -54,6 +56,7 @@ class Cache:
             logging.warning("A result was not written: %s", error)
 
     def _path(self, text) -> pathlib.Path:
+        assert self._folder is not None
         return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()}.npz"
 
 
@@ -63,7 +66,7 @@ def default_folder() -> str:
     return os.path.join(os.path.expanduser(base), "e4e_jax")
 
 
-def identify_images(source):
+def identify_images(source: Source) -> Any:
     """What a source's images depend on, for a key; None where that cannot be told.
 
     Of files these are each one's path, size and times of change, that of its inode included, which

@@ -94,7 +94,7 @@ class Rows:
     def __init__(self):
         self._index, self._rows = [], []
 
-    def update(self, index, rows):
+    def update(self, index: np.ndarray | jax.Array, rows: np.ndarray | jax.Array) -> None:
         self._index.append(np.asarray(index))
         self._rows.append(np.asarray(rows))
 
@@ -115,15 +115,16 @@ class Moments:
     """Sums of a column of features [N, D], in float64."""
 
     def __init__(self):
-        self._statistics = None
+        self._statistics: FeatureStatistics | None = None
 
-    def update(self, index, rows):
+    def update(self, index: np.ndarray | jax.Array, rows: np.ndarray | jax.Array) -> None:
         del index
         if self._statistics is None:
             self._statistics = FeatureStatistics(rows.shape[1])
         self._statistics.update(rows)
 
     def arrays(self) -> dict[str, np.ndarray]:
+        assert self._statistics is not None  # there is an image
         return self.as_arrays(self._statistics)
 
     @staticmethod
@@ -146,7 +147,7 @@ class MomentsOfEach:
     def __init__(self):
         self._moments = []
 
-    def update(self, index, rows):
+    def update(self, index: np.ndarray | jax.Array, rows: np.ndarray | jax.Array) -> None:
         if not self._moments:
             self._moments = [Moments() for _ in range(rows.shape[1])]
         for k, moments in enumerate(self._moments):
@@ -311,7 +312,8 @@ def _from_all_hosts(arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]
     if jax.process_count() == 1:
         return [arrays]
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    named: dict[str, Any] = arrays
+    np.savez(buffer, **named)
     parts = []
     for data in gather_arrays(np.frombuffer(buffer.getvalue(), np.uint8)):
         with np.load(io.BytesIO(data.tobytes())) as archive:

@@ -42,7 +42,10 @@ class NamedEdit:
         edited = self.apply(model.generator, codes)
         if isinstance(edited, StyleCodes):
             return False
-        difference = jnp.abs(self.undo(model.generator, edited) - codes)
+        back = self.undo(model.generator, edited)
+        if isinstance(back, StyleCodes):
+            return False
+        difference = jnp.abs(back - codes)
         return bool(jnp.all(difference <= 1e-3 * (1 + jnp.abs(codes))))
 
     def key(self) -> Any:

@@ -97,7 +97,7 @@ class Evaluation:
                 )
             for suffix, rows in metric.per_image(parts, self._subject).items():
                 per_image[f"{request.name} {suffix}".strip()] = rows
-                names = place.names
+                names = list(place.names) if place else []
         return Report(tuple(figures), per_image, names)
 
 

@@ -4,6 +4,9 @@ The feature network is the caller's: with Inception's pool3 features the distanc
 Heusel et al. 2017 (arXiv 1706.08500); with others it must be named after them.
 """
 
+from typing import Any
+
+import jax
 import numpy as np
 
 from e4e_jax.metrics.columns import Moments
@@ -11,7 +14,9 @@ from e4e_jax.metrics.metric import SetMetric
 from e4e_jax.metrics.moments import FeatureStatistics
 
 
-def frechet_distance(mean1, cov1, mean2, cov2) -> float:
+def frechet_distance(
+    mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray
+) -> float:
     """Squared Fréchet distance between two Gaussians, as FID reports it.
 
     |m1 − m2|² + Tr(C1 + C2 − 2 (C1^½ C2 C1^½)^½) (Dowson & Landau 1982). The trace of the last
@@ -48,7 +53,7 @@ def _factor(covariance: np.ndarray) -> np.ndarray:
     return vectors[:, kept] * np.sqrt(values[kept])
 
 
-def pooled_features(network, images, index):
+def pooled_features(network: Any, images: jax.Array, index: jax.Array) -> jax.Array:
     """The vectors behind FID of images [B, H, W, 3] in [-1, 1] -> [B, D]."""
     del index
     return network.pooled(images)

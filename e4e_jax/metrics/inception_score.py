@@ -10,7 +10,7 @@ from e4e_jax.metrics.columns import Column, Rows
 from e4e_jax.metrics.metric import Metric, Subject
 
 
-def inception_score(probabilities, *, splits: int = 10) -> tuple[float, float]:
+def inception_score(probabilities: np.ndarray, *, splits: int = 10) -> tuple[float, float]:
     """How sure a classifier is of each image, and how different its answers are.
 
     exp of the mean over images of KL(p(class | image) ‖ p(class)), where p(class) is the mean over

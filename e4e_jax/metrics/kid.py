@@ -7,7 +7,14 @@ from e4e_jax.metrics.fid import pooled_features
 from e4e_jax.metrics.metric import SetMetric
 
 
-def kernel_distance(reference, measured, *, subsets=100, subset_size=1000, seed=0) -> float:
+def kernel_distance(
+    reference: np.ndarray,
+    measured: np.ndarray,
+    *,
+    subsets: int = 100,
+    subset_size: int = 1000,
+    seed: int = 0,
+) -> float:
     """KID: the unbiased squared MMD with the kernel (x·y/D + 1)³, mean over random subsets.
 
     Subsets as in NVIDIA's `kid50k`: of both sets, without replacement, of one size that is at most

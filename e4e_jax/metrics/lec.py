@@ -21,13 +21,14 @@ class EditingConsistency(Metric):
     features = "codes w_plus"
 
     def columns(self, subject: Subject) -> dict[str, Column]:
-        if not hasattr(subject.model, "encode"):
+        model = subject.model
+        if model is None or not hasattr(model, "encode"):
             raise ValueError("lec needs an encoder and its generator (an inverter).")
         if not subject.edits:
             raise ValueError("lec needs edits, and there are none; expected some as in smile=1.")
         edits = subject.edits
         for edit in edits:
-            if not edit.can_be_undone(subject.model):
+            if not edit.can_be_undone(model):
                 raise ValueError(
                     f"lec undoes edits, and {edit.name} has no way back; expected steps along "
                     "directions of codes."
@@ -36,10 +37,11 @@ class EditingConsistency(Metric):
         def compute(network, images):
             del network
             codes, generator = images["codes"], images["generator"]
-            edited = jnp.stack([edit.apply(generator, codes) for edit in edits])
+            edited = jnp.stack([jnp.asarray(edit.apply(generator, codes)) for edit in edits])
             # One after the other: the networks are compiled once for all edits.
             returned = jax.lax.map(lambda c: images["encode"](images["synthesize"](c)), edited)
-            undone = [edit.undo(generator, c) for edit, c in zip(edits, returned, strict=True)]
+            pairs = zip(edits, returned, strict=True)
+            undone = [jnp.asarray(edit.undo(generator, c)) for edit, c in pairs]
             squares = jnp.square(jnp.stack(undone, axis=1) - codes[:, None])
             return jnp.sqrt(jnp.sum(squares, axis=(2, 3)))  # [B, edits]
 
@@ -52,7 +54,7 @@ class EditingConsistency(Metric):
         return {edit.name: kept["codes"][:, i] for i, edit in enumerate(subject.edits)}
 
 
-def mean_without_outliers(distances) -> float:
+def mean_without_outliers(distances: np.ndarray) -> float:
     """The mean of the distances from the 1st to the 99th percentile, both included.
 
     As in the published code, where however it is means of batches that are sorted out.

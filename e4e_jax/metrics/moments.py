@@ -1,5 +1,6 @@
 """Mean and covariance of feature vectors, summed up batch by batch."""
 
+import jax
 import numpy as np
 
 
@@ -17,7 +18,7 @@ class FeatureStatistics:
         self.sum = np.zeros(num_features, np.float64)
         self.outer_sum = np.zeros((num_features, num_features), np.float64)
 
-    def update(self, features) -> None:
+    def update(self, features: np.ndarray | jax.Array) -> None:
         """Adds a batch of features [N, D]; ValueError for another shape or values not finite."""
         features = np.asarray(features, np.float64)
         if features.ndim != 2 or features.shape[1] != self.sum.size:

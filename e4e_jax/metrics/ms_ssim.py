@@ -30,7 +30,7 @@ def num_scales(height: int, width: int) -> int:
     return scales
 
 
-def ms_ssim(a, b):
+def ms_ssim(a: jax.Array, b: jax.Array) -> jax.Array:
     """MS-SSIM of two batches [B, H, W, 3] in [-1, 1] -> [B], at most 1, more is better.
 
     Gaussian window of 11 pixels where it fits whole; each colour channel by itself, then their

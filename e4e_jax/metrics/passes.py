@@ -17,7 +17,7 @@ Everywhere "index" [B] numbers the images.
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -27,6 +27,7 @@ from flax import nnx
 
 from e4e_jax.data.images import ImageError, to_float
 from e4e_jax.data.pipeline import make_pipeline
+from e4e_jax.data.registry import Source
 from e4e_jax.data.sources import Subset
 from e4e_jax.inversion import invert
 from e4e_jax.metrics.cache import identify_images
@@ -35,7 +36,7 @@ from e4e_jax.metrics.columns import Pass
 _LISTED = 10  # names in an error message
 
 
-def inversion_functions(model) -> tuple[Callable, Callable]:
+def inversion_functions(model: Any) -> tuple[Callable, Callable]:
     """An inverter's `encode`, and its synthesis at the encoder's size, as `inversion_pass` takes
     them: functions of the networks "encoder" and "generator", traceable.
 
@@ -61,7 +62,13 @@ def inversion_functions(model) -> tuple[Callable, Callable]:
 
 
 def inversion_pass(
-    source, encode: Callable, synthesize: Callable, *, image_size, batch_size, model_key
+    source: Source,
+    encode: Callable,
+    synthesize: Callable,
+    *,
+    image_size: tuple[int, int],
+    batch_size: int,
+    model_key: Any,
 ) -> Pass:
     """Images against their inversions.
 
@@ -102,7 +109,7 @@ def inversion_pass(
     )
 
 
-def image_pass(source, role: str, *, image_size, batch_size) -> Pass:
+def image_pass(source: Source, role: str, *, image_size: tuple[int, int], batch_size: int) -> Pass:
     """A set of images alone; role: "reference" or "measured"."""
     return Pass(
         count=len(source),
@@ -116,7 +123,7 @@ def image_pass(source, role: str, *, image_size, batch_size) -> Pass:
     )
 
 
-def networks_of(model) -> dict[str, nnx.Module]:
+def networks_of(model: Any) -> dict[str, nnx.Module]:
     """The networks of an inverter or a generator, by the names that the functions here know."""
     found = {"generator": model.generator}
     return found | {"encoder": model.encoder} if hasattr(model, "encode") else found
@@ -133,7 +140,14 @@ def sampling_functions() -> tuple[Callable, Callable]:
 
 
 def sample_pass(
-    mapping: Callable, synthesize: Callable, count, *, z_dim, image_size, batch_size, model_key
+    mapping: Callable,
+    synthesize: Callable,
+    count: int,
+    *,
+    z_dim: int,
+    image_size: tuple[int, int],
+    batch_size: int,
+    model_key: Any,
 ) -> Pass:
     """A generator's images of random z; sample i is a function of i.
 
@@ -175,7 +189,14 @@ def sample_pass(
     )
 
 
-def pair_pass(reference, measured, *, image_size, batch_size, allow_unmatched=False) -> Pass:
+def pair_pass(
+    reference: Source,
+    measured: Source,
+    *,
+    image_size: tuple[int, int],
+    batch_size: int,
+    allow_unmatched: bool = False,
+) -> Pass:
     """Images of two folders in pairs of one name, whatever their extensions are.
 
     Raises:
@@ -221,19 +242,19 @@ class SameSize:
     image_size: tuple[int, int]
 
     @property
-    def names(self):
+    def names(self) -> Sequence[str]:
         return _names(self.source)
 
     @property
-    def paths(self):
+    def paths(self) -> Any:
         return self.source.paths
 
     @property
-    def origins(self):
+    def origins(self) -> Any:
         return getattr(self.source, "origins", {})
 
     @property
-    def where(self):
+    def where(self) -> str:
         return _where(self.source)
 
     def __len__(self):

@@ -68,7 +68,7 @@ class PathLength(Metric):
         return {"": mean_without_outliers(kept["latents"])}
 
 
-def slerp(a, b, t):
+def slerp(a: jax.Array, b: jax.Array, t: jax.Array) -> jax.Array:
     """The point at t of the great circle from a to b, vectors [B, D] of any length; t [B, 1].
 
     Returns unit vectors.
@@ -81,7 +81,7 @@ def slerp(a, b, t):
     return a * jnp.cos(angle) + beside * jnp.sin(angle)
 
 
-def prepare_images(images, crop: bool):
+def prepare_images(images: jax.Array, crop: bool) -> jax.Array:
     """Images [B, R, R, 3] -> what the network looks at, of at most 256 pixels in height."""
     if crop:
         eighth = images.shape[1] // 8

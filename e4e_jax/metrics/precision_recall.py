@@ -9,7 +9,9 @@ from e4e_jax.metrics.metric import SetMetric
 _ROWS = 1024  # of the matrix of distances at a time
 
 
-def precision_recall(reference, measured, *, neighbours=3) -> tuple[float, float]:
+def precision_recall(
+    reference: np.ndarray, measured: np.ndarray, *, neighbours: int = 3
+) -> tuple[float, float]:
     """How much of the measured set lies among the reference, and the reverse.
 
     Each set's manifold is the union of balls around its vectors, with the distance to the k-th

@@ -86,7 +86,7 @@ def prepare(
     subject = Subject(
         model,
         tuple(getattr(source, "factor_names", ())),
-        lambda: name_edits(written, directions, model),
+        lambda: () if model is None else name_edits(written, directions, model),
     )
     for request in requests:
         request.metric.columns(subject)  # says what it lacks, before anything is loaded
@@ -137,7 +137,9 @@ def _opened_images(images):
 
 def _check_network(request: Request, networks: Mapping[str, nnx.Module]) -> None:
     method = request.metric.method
-    if method is not None and not hasattr(networks[request.network], method):
+    if method is None or request.network is None:
+        return
+    if not hasattr(networks[request.network], method):
         raise ValueError(
             f"{request.name} needs a network with a method {method}; {request.network} has none."
         )

@@ -68,14 +68,13 @@ def read_name(name: str) -> Written:
     row, at, network = name.partition("@")
     if at and not network:
         raise ValueError(f"{name:.80} names no network; expected one, as in fid@inception.")
-    network = network or None
     longest_first = sorted(METRICS, key=len, reverse=True)
     known = None if row in METRICS else next(filter(row.startswith, longest_first), None)
-    match = known and _COUNT.fullmatch(row.removeprefix(known))
-    if not match:
+    match = _COUNT.fullmatch(row.removeprefix(known)) if known else None
+    if known is None or match is None:
         METRICS.check(row)
-        return Written(name, row, network)
+        return Written(name, row, network or None)
     count = int(match[1]) * (1000 if match[2] else 1)
     if count > _MOST:
         raise ValueError(f"{name} asks for {count:,} images; expected at most {_MOST:,}.")
-    return Written(name, known, network, count, None if match[3] else count)
+    return Written(name, known, network or None, count, None if match[3] else count)

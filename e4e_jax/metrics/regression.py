@@ -9,7 +9,7 @@ from e4e_jax.metrics.columns import Column, Rows
 from e4e_jax.metrics.metric import Metric, Subject
 
 
-def r2_score(true, predicted) -> np.ndarray:
+def r2_score(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """Coefficient of determination of each column: 1 − Σ(true − predicted)² / Σ(true − mean)².
 
     Args:

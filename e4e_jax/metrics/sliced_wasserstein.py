@@ -12,7 +12,7 @@ _SMALLEST = 16  # side of the coarsest level
 _TAPS = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 
 
-def laplacian_pyramid(images):
+def laplacian_pyramid(images: jax.Array) -> list[jax.Array]:
     """Images [B, H, W, 3] -> levels, the finest first: [B, H, W, 3], [B, H/2, W/2, 3], ...
 
     Each level is what the next coarser one, expanded, leaves of the image; the coarsest is the
@@ -29,7 +29,9 @@ def laplacian_pyramid(images):
     return [*levels, images]
 
 
-def patch_descriptors(images, index, *, patches=128, seed=0):
+def patch_descriptors(
+    images: jax.Array, index: jax.Array, *, patches: int = 128, seed: int = 0
+) -> jax.Array:
     """Random patches of each pyramid level of each image.
 
     Args:
@@ -67,7 +69,9 @@ def patch_descriptors(images, index, *, patches=128, seed=0):
     return jnp.stack(levels, axis=1)
 
 
-def sliced_wasserstein(reference, measured, *, directions=512, seed=0) -> np.ndarray:
+def sliced_wasserstein(
+    reference: np.ndarray, measured: np.ndarray, *, directions: int = 512, seed: int = 0
+) -> np.ndarray:
     """Distances of two sets of patch descriptors, one for each pyramid level.
 
     The patches of a level are normalised to mean 0 and deviation 1 of each colour channel over

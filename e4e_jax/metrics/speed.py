@@ -12,7 +12,7 @@ from e4e_jax.metrics.columns import Column
 from e4e_jax.metrics.metric import Metric, Subject
 
 
-def seconds_per_image(model, *, repeats=10) -> dict[str, float]:
+def seconds_per_image(model: Any, *, repeats: int = 10) -> dict[str, float]:
     """Median seconds for one image on one device, compilation left out.
 
     Args:
