@@ -94,3 +94,42 @@ def test_the_package_is_imported_without_a_framework():
     code = "import sys, e4e_jax; print({'jax', 'flax', 'tensorflow', 'torch'} & {*sys.modules})"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
     assert run.stdout == b"set()\n"
+
+
+def test_the_toy_domain_is_named_by_the_tables_of_sources_and_networks_alone():
+    named = {
+        str(module)
+        for module in files()
+        if room_of(module.parts) != "toy"
+        and "e4e_jax.toy" in (ROOT / module).with_suffix(".py").read_text()
+    }
+    tables = {"e4e_jax/data/registry", "e4e_jax/models/registry"}
+    assert named == tables | {"e4e_jax/commands/toy"}  # whose subject it is
+
+
+# Modules that write without `runtime.files.writing`.
+WRITERS = {
+    "e4e_jax/bundle",  # a folder, renamed when it is whole
+    "e4e_jax/metrics/columns",  # to memory
+    "e4e_jax/runtime/checksums",  # on any file system
+    "e4e_jax/runtime/files",  # `writing` itself
+    "e4e_jax/runtime/hosts",  # an empty file, to be seen
+    "e4e_jax/training/logs",  # line by line
+}
+
+
+def writes(call):
+    name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    modes = [a.value for a in call.args[1:2] if isinstance(a, ast.Constant)]
+    opened = name == "open" and any(set("wax") & set(str(mode)) for mode in modes)
+    return opened or name in ("write_text", "write_bytes", "savez")
+
+
+def test_files_are_written_by_one_writer():
+    by_hand = set()
+    for module in files():
+        text = (ROOT / module).with_suffix(".py").read_text()
+        calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+        if any(map(writes, calls)) and "writing(" not in text:
+            by_hand.add(str(module))
+    assert by_hand <= WRITERS, by_hand - WRITERS
