@@ -1,4 +1,4 @@
-"""Trains an encoder, a generator or the toy features: python train.py [--config=configs/ffhq.py].
+"""Trains an encoder, a generator or a feature network: python train.py [--config=configs/ffhq.py].
 
 Without arguments it trains e4e on the built-in toy domain.
 

@@ -188,7 +188,7 @@ def find_metric(name: str) -> Request:
     network = written.network or metric.network
     if metric.method is not None and network is None:
         raise ValueError(
-            f"{name} does not say which network measures; expected {name}@NETWORK, as in "
-            f"{name}@toy/features."
+            f"{name} does not say which network measures; expected {name}@NETWORK, such as the "
+            "path of a bundle."
         )
     return Request(written, metric, network)

@@ -35,7 +35,7 @@ class FeatureDiscriminator(nnx.Module):
     Args:
       pixels: the StyleGAN2 discriminator.
       features: images -> levels [B, h, w, C] of unit vectors, such as the method `features` of
-        LPIPS or ToyFeatures. Its weights are constants: they are neither trained nor saved.
+        LPIPS for instance. Its weights are constants: they are neither trained nor saved.
     """
 
     def __init__(

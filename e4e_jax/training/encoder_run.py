@@ -218,7 +218,7 @@ def _encoder_config(config, generator) -> EncoderConfig:
 
 
 def _copy_backbone(name, encoder: Encoder):
-    """Starts the encoder's backbone from that of a feature network (ArcFace; toy features)."""
+    """Starts the encoder's backbone from that of a feature network, such as ArcFace."""
     source = nnx.state(bundle.load_network(name).backbone)
     target = nnx.state(encoder.backbone)
     shapes = [jax.tree.map(lambda x: x.shape, nnx.to_pure_dict(s)) for s in (source, target)]

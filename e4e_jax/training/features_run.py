@@ -100,8 +100,8 @@ def _network(config, names) -> tuple[type[nnx.Module], Any]:
     kind = config.features.network
     if kind not in KINDS or KINDS[kind] != (kind,):
         raise ValueError(
-            f"config.features.network is {kind!r:.80}; expected a network that reads factors, such "
-            "as that of configs/toy_features.py."
+            f"config.features.network is {kind!r:.80}; expected a kind of bundle whose network "
+            "reads factors."
         )
     make = NETWORKS[kind]
     described = {

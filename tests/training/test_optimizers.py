@@ -86,7 +86,7 @@ def test_options_of_optax_reach_it():
     assert updates[0] == updates[1] == -0.5 * (1 + 0.5 * (1 + 0.5))
     newer = build_optimizer(section("optax:lion", {"b1": 0.8}), 10)
     assert float(newer.update(gradient, newer.init(params), params)[0]) == pytest.approx(-0.501)
-    muon = build_optimizer(section("optax.contrib:schedule_free_adamw"), 10)
+    muon = build_optimizer(section("optax.contrib:muon"), 10)
     assert hasattr(muon, "update")
 
 
