@@ -8,16 +8,12 @@ if __name__ == "__main__":
     program.begin("convert_weights")
 
 import argparse
-import os
 import textwrap
 import time
 
-from convert_weights import export, formats
+from convert_weights import formats
 from convert_weights.checkpoint import ConvertError
-from convert_weights.read import read, sha256
-from e4e_jax import bundle
-from e4e_jax.editing.files import save_directions
-from e4e_jax.inversion.folder import save_latents
+from convert_weights.files import convert_files, to_pytorch
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,55 +79,21 @@ def _format_lines():
 def _to_bundle(flags):
     if flags.label is not None:
         raise ConvertError("--class goes with --to pytorch; a bundle holds all classes.")
-    _check_destination(flags)
-    checkpoints = [read(path) for path in flags.sources]
-    converted = formats.convert(checkpoints, flags.format)
+    converted = convert_files(
+        flags.sources, flags.destination, format=flags.format, overwrite=flags.overwrite
+    )
     print(f"{' and '.join(flags.sources)}: {converted.kind}")
     _print_lines(converted.found)
     _print_lines(f"left out: {count} tensors, {why}" for why, count in converted.left_out.items())
-    if converted.kind in formats.ARRAYS:
-        _save_arrays(flags.destination, converted)
-        return
-    sources = [{"file": os.path.basename(path), "sha256": sha256(path)} for path in flags.sources]
-    bundle.save_bundle(
-        flags.destination,
-        converted.kind,
-        converted.networks,
-        {"sources": sources} | converted.metadata,
-        overwrite=flags.overwrite,
-    )
 
 
 def _to_pytorch(flags):
     if len(flags.sources) != 1 or flags.format is not None:
         raise ConvertError("--to pytorch takes one bundle and no --format.")
-    _check_destination(flags)
-    checkpoint, found = export.export(bundle.load_bundle(flags.sources[0]), flags.label)
-    print(f"{flags.sources[0]}: to PyTorch")
+    (source,) = flags.sources
+    found = to_pytorch(source, flags.destination, label=flags.label, overwrite=flags.overwrite)
+    print(f"{source}: to PyTorch")
     _print_lines(found)
-    export.save(checkpoint, flags.destination)
-
-
-def _check_destination(flags):
-    """Before any work; writing checks again."""
-    path = flags.destination
-    if os.path.exists(path) and not flags.overwrite:
-        raise FileExistsError(f"{path} exists already; choose another name or give --overwrite.")
-    if any(os.path.abspath(path) == os.path.abspath(source) for source in flags.sources):
-        raise ConvertError(f"{path} is a source; expected another destination.")
-
-
-def _save_arrays(path, converted):
-    if not path.endswith(".npz"):
-        raise ConvertError(
-            f"{path} is to hold {converted.kind}; expected a name that ends in .npz."
-        )
-    if os.path.isdir(path):
-        raise FileExistsError(f"{path} is a folder; choose another name.")
-    if converted.kind == "directions":
-        save_directions(path, converted.networks)
-    else:
-        save_latents(path, **converted.networks)
 
 
 def _print_lines(lines):

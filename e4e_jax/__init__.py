@@ -1,9 +1,18 @@
 """encoder4editing in JAX: invert and edit images with StyleGAN2, and train encoders for it."""
 
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # `import e4e_jax` does not wait for JAX
+    from convert_weights.formats import Converted
+    from e4e_jax.api import FeatureModel, GeneratorModel
+    from e4e_jax.metrics.report import Report
+
 __version__ = "0.1.0"
 
 
-def load(name, *, dtype=None):
+def load(name: str | os.PathLike, *, dtype: Any = None) -> "GeneratorModel | FeatureModel":
     """Opens a bundle as a model: `encode`, `map`, `synthesize`, as far as it can.
 
     Args:
@@ -17,13 +26,17 @@ def load(name, *, dtype=None):
     Raises:
       FileNotFoundError, ValueError: nothing usable is there; in one sentence.
     """
-    # Here, so that `import e4e_jax` does not wait for JAX.
     from e4e_jax import api
 
     return api.load(name, dtype=dtype)
 
 
-def evaluate(model, source=None, metrics=None, **options):
+def evaluate(
+    model: "GeneratorModel | str | None",
+    source: Any = None,
+    metrics: Sequence[str] | None = None,
+    **options: Any,
+) -> "Report":
     """Measures a model, or images beside others.
 
         report = e4e_jax.evaluate("toy", "faces", metrics=["l2", "ms_ssim"])
@@ -45,3 +58,35 @@ def evaluate(model, source=None, metrics=None, **options):
     from e4e_jax.metrics.prepare import prepare
 
     return prepare(model, source, metrics, **options).measure()
+
+
+def convert(
+    paths: str | os.PathLike | Sequence[str | os.PathLike],
+    out: str | os.PathLike,
+    *,
+    format: str | None = None,
+    overwrite: bool = False,
+) -> "Converted":
+    """Converts published checkpoints to a bundle, or directions and codes to a .npz file.
+
+        e4e_jax.convert("e4e_ffhq_encode.pt", "bundles/e4e_ffhq")
+
+    Args:
+      paths: a file, or several for LPIPS (trunk and linear weights), directions and codes. Nothing
+        in them is executed.
+      out: the bundle's folder, for `load`; or a .npz file.
+      format: of the files, where it is not found out rightly; see `convert_weights.formats`.
+      overwrite: replace what is at `out`.
+
+    Returns:
+      A `convert_weights.formats.Converted`: its `kind`, what was `found`, and what was `left_out`.
+
+    Raises:
+      ValueError, OSError: a file is missing, damaged or of no known format, or `out` cannot be
+        written; in one sentence.
+    """
+    from convert_weights.files import convert_files
+
+    given = [paths] if isinstance(paths, str | os.PathLike) else paths
+    sources = [os.fspath(path) for path in given]
+    return convert_files(sources, os.fspath(out), format=format, overwrite=overwrite)

@@ -51,7 +51,7 @@ class GeneratorModel:
         self.drawn_size = (self.resolution, self.resolution)
         self.num_styles = generator.config.num_styles
         self.latent_avg = generator.broadcast(generator.latent_avg[...][None])[0]
-        self.directions_file = None
+        self.directions_file: str | None = None
         self._edits: dict[WrittenEdit, Edit] = {}
         self._map = _compiled(generator, Generator.map)  # z, truncation_psi, label
         self._synthesize = _compiled(generator, _synthesize)
@@ -191,7 +191,7 @@ class GeneratorModel:
             lambda batch: _pictures(self.drawn(self.synthesize(batch))), (codes,), batch_size
         )
 
-    def drawn(self, images) -> jax.Array:
+    def drawn(self, images: jax.Array) -> jax.Array:
         """The part [B, height, width, 3] of images [B, R, R, 3] that the model is about."""
         height, _ = self.drawn_size
         band = (self.resolution - height) // 2
@@ -229,7 +229,7 @@ class Inverter(GeneratorModel):
         super().__init__(generator)
         self.encoder = encoder
         self.image_size = encoder.config.image_size
-        self.reads = encoder.config.reads
+        self.reads = str(encoder.config.reads)
         height, width = self.image_size
         self.drawn_size = (self.resolution * height // width, self.resolution)
         codes = (encoder.config.num_styles, encoder.config.style_dim)

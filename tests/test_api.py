@@ -6,7 +6,7 @@ from helpers import relative_error, sheet_cells
 
 import e4e_jax
 from e4e_jax.__main__ import main
-from e4e_jax.data.images import decode_image
+from e4e_jax.data.images import decode_image, to_uint8
 from e4e_jax.data.sheets import sheet
 from e4e_jax.inversion.folder import load_latents
 from e4e_jax.models.stylegan2 import StyleCodes
@@ -29,6 +29,39 @@ def model():
 def codes(model, faces):
     paths = sorted(faces.iterdir())
     return np.concatenate([model.encode(model.read_input(path)) for path in paths])
+
+
+def test_the_library_does_what_the_commands_do(faces, tmp_path):
+    """Line by line what one writes, beside the files of the commands and of eval.py's engine."""
+    model = e4e_jax.load("toy")
+    images = model.read_input(faces / "face0000.png")
+    inverted = model.invert(images)
+    edited = model.edit(inverted.codes, "smile=1", "glasses=0.5")
+    pictures = model.synthesize(edited)
+    report = e4e_jax.evaluate(model, str(faces), metrics=["l2"], cache="", progress=None)
+
+    assert images.shape == (1, 64, 64, 3) and images.dtype == np.float32
+    assert inverted.codes.shape == edited.shape == (1, 10, 64)
+    assert inverted.images.shape == pictures.shape == (1, 64, 64, 3)
+
+    arguments = [str(faces / "face0000.png"), str(tmp_path / "out")]
+    assert main(["invert", *arguments]) == 0
+    written = decode_image(tmp_path / "out" / "face0000.png")
+    assert np.abs(to_uint8(inverted.images)[0].astype(int) - written).max() <= 1
+    _, codes = load_latents(tmp_path / "out" / "latents.npz")
+    assert relative_error(inverted.codes, codes) < 1e-5
+    steps = tmp_path / "smile"
+    latents = str(tmp_path / "out" / "latents.npz")
+    assert main(["edit", latents, str(steps), "--edits", "smile=1"]) == 0
+    flags = ["--edits", "glasses=0.5"]
+    assert main(["edit", f"{steps}/latents.npz", str(tmp_path / "both"), *flags]) == 0
+    ((_, cell),) = sheet_cells(next((tmp_path / "both").glob("face*.png")), 1, 2)
+    expected = sheet(to_uint8(pictures), 1).astype(int)
+    assert np.abs(cell - expected).max() <= 1
+
+    every = np.concatenate([model.read_input(path) for path in sorted(faces.iterdir())])
+    error = np.mean((np.clip(model.invert(every).images, -1, 1) - every) ** 2)
+    assert abs(report["l2"] / error - 1) < 1e-4
 
 
 def test_edits_in_python_are_those_of_the_command_line(model, faces, codes, tmp_path):

@@ -15,7 +15,7 @@ from e4e_jax.editing.registry import FINDERS
 from e4e_jax.editing.sefa import sefa_directions
 from e4e_jax.editing.stylespace import attribute_channels
 from e4e_jax.models.stylegan2 import Generator
-from e4e_jax.runtime.options import check_options, failures_of
+from e4e_jax.runtime.options import check_options, failures_of, part_name
 
 _BATCH = 100
 _OF_CODES = "a standard deviation of the codes along it"
@@ -98,9 +98,7 @@ def find_directions(
     Raises:
       ValueError: there is no such finder or option, it needs scores, or fails; in one sentence.
     """
-    what = (
-        f"the finder {method if isinstance(method, str) else getattr(method, '__name__', method)}"
-    )
+    what = f"the finder {part_name(method)}"
     function = FINDERS.find(method) if isinstance(method, str) else method
     check_options(what, function, options)
     with failures_of(what):

@@ -13,7 +13,7 @@ from e4e_jax.inversion.contract import Inverted, Inverter, Method
 from e4e_jax.inversion.domain import comparison
 from e4e_jax.inversion.refine import optimize_w, optimize_w_plus, tune_generator
 from e4e_jax.inversion.registry import METHODS
-from e4e_jax.runtime.options import check_options, failures_of, option_names
+from e4e_jax.runtime.options import check_options, failures_of, option_names, part_name
 
 STEPS = 100  # of optimisation, where a caller names no number
 
@@ -29,8 +29,7 @@ def invert(
     Raises:
       ValueError: there is no such method or option, or the method fails; in one sentence.
     """
-    name = method if isinstance(method, str) else getattr(method, "__name__", method)
-    what = f"the inversion method {name}"
+    what = f"the inversion method {part_name(method)}"
     function = METHODS.find(method) if isinstance(method, str) else method
     check_options(what, function, options)
     with failures_of(what):
@@ -55,7 +54,7 @@ def inversion(
       ValueError: there is no such method or option; in one sentence.
     """
     function = METHODS.find(method) if isinstance(method, str) else method
-    check_options(f"the inversion method {method}", function, options)
+    check_options(f"the inversion method {part_name(method)}", function, options)
     compare = comparison(model)
     names = option_names(function) or ()
     passed_on = {k: v for k, v in options.items() if k == "iterations"}

@@ -68,6 +68,11 @@ def check_options(what: str, part: Callable, options: Mapping[str, Any]) -> None
             )
 
 
+def part_name(part: Any) -> str:
+    """What a part is called in messages: its name or import path, or that of the function."""
+    return part if isinstance(part, str) else getattr(part, "__name__", type(part).__name__)
+
+
 @contextlib.contextmanager
 def failures_of(what: str) -> Iterator[None]:
     """Errors of a part of others become one sentence; its own sentences stay as they are.

@@ -74,6 +74,10 @@ def test_rosinality_goes_there_and_back(tmp_path, capsys):
     model = convert(tmp_path / "g.pt", tmp_path / "b")
     output = capsys.readouterr().out
     assert "generator_raw: " in output and "optimiser state" in output
+    found = e4e_jax.convert(tmp_path / "g.pt", tmp_path / "library")
+    assert found.kind == "generator" and all(line in output for line in found.found)
+    descriptions = [bundle.read_description(str(tmp_path / name)) for name in ("library", "b")]
+    assert descriptions[0] == descriptions[1]
     np.testing.assert_array_equal(model.latent_avg[3], checkpoint["latent_avg"])
     assert_generator_matches(model, generator)
     assert_raw_matches(tmp_path / "b", raw)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import e4e_jax
 from convert_weights.__main__ import main
 from e4e_jax.inversion.folder import load_latents
 
@@ -100,3 +101,21 @@ def test_what_is_no_latents_is_named(tmp_path, capsys):
         assert sentence in capsys.readouterr().err
     with pytest.raises(ValueError, match="convert_weights .*latents.pt latents.npz` makes one"):
         load_latents(tmp_path / "latents.pt")
+
+
+def test_the_library_converts_as_the_command_does(tmp_path):
+    out = tmp_path / "l.npz"
+    for i in range(2):
+        torch.save(random_codes()[i : i + 1], tmp_path / f"{i}.pt")
+    paths = [tmp_path / "0.pt", tmp_path / "1.pt"]
+    found = e4e_jax.convert(paths, out, format="latents")
+    assert found.kind == "latents" and found.left_out == {}
+    assert "the codes of 2 images" in found.found[0]
+    assert main([*map(str, paths), str(tmp_path / "m.npz"), "--format", "latents"]) == 0
+    assert (tmp_path / "m.npz").read_bytes() == out.read_bytes()
+    with pytest.raises(FileExistsError, match="l.npz exists already; choose another name"):
+        e4e_jax.convert(paths[0], out, format="latents")
+    e4e_jax.convert(str(paths[0]), out, format="latents", overwrite=True)
+    assert load_latents(out)[1].shape == (1, 6, 8)
+    with pytest.raises(ValueError, match="no.pt cannot be opened: No such file"):
+        e4e_jax.convert(tmp_path / "no.pt", tmp_path / "bundle")
