@@ -1,6 +1,8 @@
 """The program eval.py on tiny models: what it prints and writes, and what it says of bad input."""
 
+import contextlib
 import csv
+import dataclasses
 import importlib
 import json
 import subprocess
@@ -14,12 +16,15 @@ import pytest
 from absl.testing import flagsaver
 from flax import nnx
 
-from e4e_jax import bundle
+import e4e_jax
+from e4e_jax import api, bundle
 from e4e_jax.data import pipeline  # noqa: F401 - Grain's flags must be there to be kept
-from e4e_jax.data.images import save_png
+from e4e_jax.data.images import save_png, to_float
 from e4e_jax.data.sources import open_images
 from e4e_jax.inversion.contract import Inverted
 from e4e_jax.inversion.folder import invert_folder
+from e4e_jax.metrics.fid import frechet_distance
+from e4e_jax.metrics.metric import PairMetric
 from e4e_jax.models.arcface import ArcFace, ArcFaceConfig
 from e4e_jax.models.encoder import Encoder, EncoderConfig
 from e4e_jax.models.inception import Inception, InceptionConfig
@@ -274,6 +279,10 @@ def test_a_network_that_is_not_there(capsys, tmp_path, inverter):
         (["--batch_size=99999999999"], "batch_size"),
         (["--metrics=fid99999999"], "asks for 99,999,999 images; expected at most 10,000,000"),
         ([*TOY, "--config.log_every=0"], "config.log_every is 0; expected a whole number from 1"),
+        (
+            [*TOY, "--config.evaluation.metrics=('l2', 'sharpness')"],
+            "config.evaluation.metrics is ('l2', 'sharpness'); expected a tuple of up to 100",
+        ),
         ([*TOY, "--config.data.image_size=64"], "config.data.image_size is (64,); expected a tup"),
         (
             ["--config=configs/toy_generator.py", "--metrics=lec"],
@@ -341,6 +350,94 @@ def test_a_class_conditional_generator_is_measured_on_one_class(capsys, tmp_path
         assert code == 0, errors
         found.add((tmp_path / "out" / "metrics.json").read_text())
     assert len(found) == 2
+
+
+class Seen(nnx.Module):
+    """Features of some of the pixels, for sets, for distances and for factors."""
+
+    def __call__(self, images):
+        return self.pooled(images)
+
+    def pooled(self, images):
+        return images[:, 1::8, 1::8].reshape(len(images), -1)
+
+    def features(self, images):
+        return images[:, ::2, ::2]
+
+    def distance(self, a, b):
+        return jnp.mean(jnp.square(a - b), axis=(1, 2, 3))
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+    """A source of nine images that is its own description, for the cache."""
+
+    seed: int
+
+    def __len__(self):
+        return 9
+
+    def __getitem__(self, index):
+        return np.random.default_rng([self.seed, index]).integers(0, 256, (16, 16, 3), np.uint8)
+
+
+DARKER = PairMetric(lambda a, b: jnp.mean(a - b, axis=(1, 2, 3)), features="brightness")
+
+
+def test_in_python(tmp_path):
+    """A model and images of one's own, a network at hand, a metric by its import path."""
+    encoder = EncoderConfig("e4e", 6, 8, (16, 16), BACKBONE, coarse=1, middle=3)
+    shape = GeneratorConfig(16, 8, 8, 2, channel_base=64, channel_max=4)
+    model = api.Inverter(
+        make(lambda: Encoder(encoder, rngs=nnx.Rngs(0))),
+        make(lambda: Generator(shape, rngs=nnx.Rngs(0))),
+    )
+    batches = []
+
+    @contextlib.contextmanager
+    def bar(total, batch_size):
+        batches.append((total, batch_size))
+        yield mock.Mock()
+
+    options = {"networks": {"seen": Seen()}, "batch_size": 4, "cache": str(tmp_path)}
+    options |= {"edits": ["sefa_0=1,-1", "style:1:0=2"], "progress": bar}
+    metrics = ["l2", "fid_edited@seen", "ppl_w5@seen", f"{__name__}:DARKER", "fid@seen"]
+    report = e4e_jax.evaluate(model, Noise(0), metrics, **options)
+    edits = ["sefa_0=1", "sefa_0=-1", "style:1:0=2"]
+    names = [f"fid_edited@seen {edit}" for edit in edits]
+    assert list(report) == ["l2", *names, "ppl_w5@seen", metrics[3], "fid@seen"]
+    assert {f.name: f.images for f in report.figures}["ppl_w5@seen"] == 5
+    assert batches == [(3 + 2, 4)]
+
+    floats = to_float(np.stack([Noise(0)[i] for i in range(9)]))
+    codes = model.encode(floats)
+    inverted = np.clip(model.synthesize(codes), -1, 1)
+    assert report["l2"] == pytest.approx(np.mean(np.square(floats - inverted)), rel=1e-4)
+    assert report[metrics[3]] == pytest.approx(np.mean(floats - inverted), rel=1e-3, abs=1e-6)
+    for edit, name in zip(edits, names, strict=True):
+        edited = np.clip(model.synthesize(model.edit(codes, edit)), -1, 1)
+        vectors = [np.float64(Seen().pooled(x)) for x in (floats, edited)]
+        (a, b), (c, d) = ((x.mean(0), np.cov(x.T)) for x in vectors)
+        assert report[name] == pytest.approx(frechet_distance(a, b, c, d), rel=1e-3)
+
+    again = e4e_jax.evaluate(model, Noise(0), metrics, **options)
+    assert dict(again) == pytest.approx(dict(report))
+    assert batches[1:] == [(3, 4)]  # the metric of others alone, whose code may have changed
+
+    alone = e4e_jax.evaluate(api.GeneratorModel(model.generator), None, ["ppl_w5@seen"], **options)
+    assert alone["ppl_w5@seen"] == pytest.approx(report["ppl_w5@seen"], rel=1e-3)
+    for metric, message in (
+        ("lec", "lec undoes edits, and style:1:0=2 has no way back; expected steps along"),
+        ("id@seen", "id@seen needs a network with a method embed; seen has none."),
+        ("factors@seen", "factors@seen needs factors; the images at hand give codes, latents"),
+        ("fid10@seen", "fid10@seen asks for 10 images; there are 9."),
+    ):
+        with pytest.raises(ValueError, match=message):
+            e4e_jax.evaluate(model, Noise(0), [metric], **options)
+    with pytest.raises(ValueError, match="there is no model, and not both of images and a refere"):
+        e4e_jax.evaluate(None, Noise(0), ["l2"])
+    with pytest.raises(ValueError, match="fid@seen needs reference; the images at hand give lat"):
+        e4e_jax.evaluate(model, None, ["fid@seen"], **options)
 
 
 def test_as_a_program():

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from e4e_jax.data.registry import SOURCES, check_source
+from e4e_jax.metrics.registry import read_name
 from e4e_jax.runtime.registry import Registry, is_import_path, perhaps
 from e4e_jax.training.objective import ROLES, read_objective
 from e4e_jax.training.registry import LOSSES, OPTIMIZERS, SCHEDULES, TASKS
@@ -68,6 +69,16 @@ def text(*, longest: int = 4096) -> Field:
         "a string of printable characters",
         lambda value: isinstance(value, str) and value.isprintable() and len(value) <= longest,
     )
+
+
+def metric() -> Field:
+    def fits(value):
+        try:
+            return len(value) <= 200 and bool(read_name(value))
+        except (TypeError, AttributeError, ValueError):
+            return False
+
+    return Field("a metric as e4e_jax/metrics/registry.py names them", fits)
 
 
 def flag() -> Field:
@@ -149,7 +160,7 @@ _COMMON = {
     "checkpoint_every": whole(1, _MOST),
     "keep_checkpoints": whole(1, 10_000),
     "validation_batch_size": whole(1, 2**20),
-    "evaluation.metrics": several(text(longest=200)),
+    "evaluation.metrics": several(metric()),
 } | _section("data", {
     "source": part_of(SOURCES),
     "options.*": plain(),

@@ -328,7 +328,7 @@ def test_names_of_metrics():
     for name, message in (
         ("lpips50k", "asks for a number of images, which lpips does not take; expected lpips,"),
         ("l2@toy/features", "names a network and l2 measures without one."),
-        ("perceptual", "does not say which network measures; expected perceptual@NETWORK, as"),
+        ("perceptual", "does not say which network measures; expected perceptual@NETWORK, such"),
         ("fid@", "names no network; expected one, as in fid@inception."),
         ("fid20000k", "asks for 20,000,000 images; expected at most 10,000,000."),
         ("no.such:metric", "cannot be imported: ModuleNotFoundError: No module named 'no'"),
