@@ -52,8 +52,7 @@ class NamedEdit:
         """What the edit does, for the cache; None where only its own code knows."""
         if not type(self.edit).__module__.startswith("e4e_jax."):
             return None
-        fields = {f.name: getattr(self.edit, f.name) for f in dataclasses.fields(self.edit)}
-        fields = {name: np.asarray(value).tolist() for name, value in fields.items()}
+        fields = {name: np.asarray(value).tolist() for name, value in vars(self.edit).items()}
         return {"kind": type(self.edit).__qualname__, "strength": self.strength} | fields
 
 
