@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import pathlib
 import types
 
 import jax
@@ -338,7 +339,9 @@ def test_names_of_metrics():
 
 
 def test_every_metric_is_one():
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
     for name in METRICS:
+        assert f"`{name}`" in page, name
         metric = METRICS[name]
         for member in ("network", "method", "features", "counted", "least"):
             assert hasattr(metric, member), name
