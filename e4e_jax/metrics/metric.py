@@ -72,6 +72,11 @@ class Metric(Protocol):
         return {}
 
 
+_MEMBERS = (
+    "columns", "figures", "per_image", "network", "method", "features", "counted", "least",
+)  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True)
 class PairMetric(Metric):
     """A figure of each pair of an image and its counterpart; reported is the mean.
@@ -178,6 +183,11 @@ def find_metric(name: str) -> Request:
     """
     written = read_name(name)
     metric = METRICS.find(written.row)
+    if isinstance(metric, type) or not all(hasattr(metric, name) for name in _MEMBERS):
+        raise ValueError(
+            f"the metric {written.row} is no object with {', '.join(_MEMBERS)}, which subclasses "
+            "of e4e_jax.metrics.metric:Metric have."
+        )
     if written.count is not None and not metric.counted:
         raise ValueError(
             f"{name} asks for a number of images, which {written.row} does not take; expected "

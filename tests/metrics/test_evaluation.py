@@ -332,6 +332,8 @@ def test_names_of_metrics():
         ("perceptual", "does not say which network measures; expected perceptual@NETWORK, such"),
         ("fid@", "names no network; expected one, as in fid@inception."),
         ("fid20000k", "asks for 20,000,000 images; expected at most 10,000,000."),
+        (f"{__name__}:Linear", "is no object with columns, figures, per_image, network, "),
+        (f"{__name__}:measure", "is no object with columns, figures, per_image, network, "),
         ("no.such:metric", "cannot be imported: ModuleNotFoundError: No module named 'no'"),
     ):
         with pytest.raises(ValueError, match=f"{name}.*{message}"):
@@ -343,8 +345,7 @@ def test_every_metric_is_one():
     for name in METRICS:
         assert f"`{name}`" in page, name
         metric = METRICS[name]
-        for member in ("network", "method", "features", "counted", "least"):
-            assert hasattr(metric, member), name
+        assert find_metric(name if metric.network or not metric.method else f"{name}@x")
         assert metric.features or metric.method, name
 
 
