@@ -23,6 +23,8 @@ def get_base_config() -> ml_collections.ConfigDict:
 
     config.evaluation = evaluation = ml_collections.ConfigDict()
     evaluation.metrics = ("l2", "lpips", "id", "fid", "swd")  # of eval.py on the held-out images
+    # What validation measures, in the same words; None for what the objective looks at.
+    evaluation.validation = config_dict.placeholder(tuple)
 
     config.data = data = ml_collections.ConfigDict()
     data.source = "folder"  # "folder", "tfds", "toy", or package.module:object of one's own

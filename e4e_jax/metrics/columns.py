@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from e4e_jax.metrics.cache import Cache
 from e4e_jax.metrics.moments import FeatureStatistics
-from e4e_jax.runtime.hosts import gather_arrays, gather_json
+from e4e_jax.runtime.hosts import ALL_OF_IT, Share, gather_arrays, gather_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Pass:
         what each depends on; a key of None is not cached.
       image_size: (height, width) of the images that are compared.
       names: of the images, in order.
+      share: the hosts that go this way together.
       where: where the images come from, for messages.
     """
 
@@ -45,6 +46,7 @@ class Pass:
     identities: dict[str, Any]
     image_size: tuple[int, int]
     names: list[str]
+    share: Share = ALL_OF_IT
     where: str = "the set"
 
 
@@ -191,7 +193,12 @@ class Columns:
         self._programs: dict[tuple[str, ...], Callable] = {}
 
     def compute(
-        self, networks: Mapping[str, nnx.Module], *, cache: Cache, progress: Callable
+        self,
+        networks: Mapping[str, nnx.Module],
+        *,
+        cache: Cache,
+        progress: Callable,
+        count: int | None = None,
     ) -> dict[str, Any]:
         """Computes the columns, or takes them from the cache.
 
@@ -201,6 +208,7 @@ class Columns:
           cache: of finished columns.
           progress: (number of batches to come, their size) -> a progress bar: a context manager
             with a method `update(batches done)`, such as `runtime.progress.ProgressBar`.
+          count: only the first images of each pass, with no cache; None for all.
 
         Returns:
           name -> what the column keeps: an array [N, ...] of `Rows`, statistics of `Moments`. On
@@ -210,14 +218,17 @@ class Columns:
         kept = {}
         for name, column in self._columns.items():
             found = None if keys[name] is None else cache.get(keys[name])
-            if gather_json(found is not None)[0]:  # the first host's answer
+            hit = found is not None
+            if self._place[name].share.count > 1:
+                hit = gather_json(hit)[0]  # the first host's answer
+            if hit:
                 kept[name] = None if found is None else column.keep.merged([found])
 
         missing = []
         for current in self._passes:
             names = [n for n, place in self._place.items() if place is current and n not in kept]
             if names:
-                columns = {name: self._columns[name] for name in names}
+                columns = {name: _first(self._columns[name], count) for name in names}
                 missing.append((current, columns, _num_batches(current, columns)))
         if not missing:
             return kept
@@ -239,7 +250,9 @@ class Columns:
         """One way through the images -> for each column the `arrays` of all hosts."""
         graph, state = nnx.split(nnx.Dict(**networks))
         mesh = Mesh(np.array(jax.local_devices()), ("data",))
-        step = self._programs.setdefault(tuple(columns), _program(current, columns, mesh))
+        if (program := tuple(columns)) not in self._programs:
+            self._programs[program] = _program(current, columns, mesh)
+        step = self._programs[program]
         state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
         kept = {name: column.keep() for name, column in columns.items()}
         batches = itertools.islice(current.batches(), num_batches)
@@ -249,7 +262,8 @@ class Columns:
                 counted = mask if column.limit is None else mask & (index < column.limit)
                 kept[name].update(index[counted], outputs[name][counted])
             progress(number)
-        return {name: _from_all_hosts(keep.arrays()) for name, keep in kept.items()}
+        gather = _from_all_hosts if current.share.count > 1 else lambda arrays: [arrays]
+        return {name: gather(keep.arrays()) for name, keep in kept.items()}
 
 
 def _program(current: Pass, columns, mesh):
@@ -307,10 +321,15 @@ def _num_batches(current: Pass, columns) -> int:
     return -(-max(limits) // current.batch_size)
 
 
+def _first(column: Column, count: int | None) -> Column:
+    """The column of the first `count` images."""
+    if count is None:
+        return column
+    return dataclasses.replace(column, limit=min(count, column.limit or count))
+
+
 def _from_all_hosts(arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     """The arrays of every host, bit for bit: JAX's own gathering would round float64."""
-    if jax.process_count() == 1:
-        return [arrays]
     buffer = io.BytesIO()
     named: dict[str, Any] = arrays
     np.savez(buffer, **named)

@@ -61,12 +61,15 @@ class Evaluation:
                 self._place[request.name] = place
         self._columns = Columns(columns, passes)
 
-    def measure(self, networks: Mapping[str, nnx.Module] | None = None) -> Report:
+    def measure(
+        self, networks: Mapping[str, nnx.Module] | None = None, *, count: int | None = None
+    ) -> Report:
         """Measures what was asked for.
 
         Args:
           networks: "encoder" and "generator" with other weights than the model's, of the same
             architecture: nothing is compiled again. Results of these are not cached.
+          count: with the first images alone, for a first look; None for all.
 
         Returns:
           The report. On several hosts what came from the cache is in that of the first alone.
@@ -74,8 +77,9 @@ class Evaluation:
         with jax.default_matmul_precision("highest"):
             kept = self._columns.compute(
                 self._networks | dict(networks or {}),
-                cache=Cache(None) if networks else self._cache,
+                cache=Cache(None) if networks or count else self._cache,
                 progress=self._progress,
+                count=count,
             )
             return self._report(kept)
 

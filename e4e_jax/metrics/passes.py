@@ -32,6 +32,7 @@ from e4e_jax.data.sources import Subset
 from e4e_jax.inversion import invert
 from e4e_jax.metrics.cache import identify_images
 from e4e_jax.metrics.columns import Pass
+from e4e_jax.runtime.hosts import ALL_OF_IT, Share
 
 _LISTED = 10  # names in an error message
 
@@ -69,6 +70,7 @@ def inversion_pass(
     image_size: tuple[int, int],
     batch_size: int,
     model_key: Any,
+    share: Share = ALL_OF_IT,
 ) -> Pass:
     """Images against their inversions.
 
@@ -79,6 +81,7 @@ def inversion_pass(
       image_size: (height, width) that `encode` reads; images of another size are resized.
       batch_size: images at a time, of all devices and hosts.
       model_key: what the inversions depend on beside the images, for the cache.
+      share: the hosts that go this way together, see `runtime.hosts.Share`.
     """
 
     def images(networks, arrays):
@@ -100,23 +103,32 @@ def inversion_pass(
     return Pass(
         count=len(source),
         batch_size=batch_size,
-        batches=lambda: _read(source, image_size, batch_size, with_factors),
+        batches=lambda: _read(source, image_size, batch_size, share, with_factors),
         images=images,
         identities=roles | ({"factors": key} if with_factors else {}),
+        share=share,
         image_size=image_size,
         names=_names(source),
         where=_where(source),
     )
 
 
-def image_pass(source: Source, role: str, *, image_size: tuple[int, int], batch_size: int) -> Pass:
+def image_pass(
+    source: Source,
+    role: str,
+    *,
+    image_size: tuple[int, int],
+    batch_size: int,
+    share: Share = ALL_OF_IT,
+) -> Pass:
     """A set of images alone; role: "reference" or "measured"."""
     return Pass(
         count=len(source),
         batch_size=batch_size,
-        batches=lambda: _read(source, image_size, batch_size),
+        batches=lambda: _read(source, image_size, batch_size, share),
         images=lambda networks, arrays: arrays | {role: to_float(arrays["image"])},
         identities={role: _images_key(source, image_size)},
+        share=share,
         image_size=image_size,
         names=_names(source),
         where=_where(source),
@@ -148,6 +160,7 @@ def sample_pass(
     image_size: tuple[int, int],
     batch_size: int,
     model_key: Any,
+    share: Share = ALL_OF_IT,
 ) -> Pass:
     """A generator's images of random z; sample i is a function of i.
 
@@ -156,14 +169,14 @@ def sample_pass(
       synthesize: (networks, w) -> images; traceable.
       count: how many.
       z_dim, image_size: the generator's.
-      batch_size, model_key: as for `inversion_pass`.
+      batch_size, model_key, share: as for `inversion_pass`.
     """
-    rows = batch_size // jax.process_count()
+    rows = batch_size // share.count
     key = None if model_key is None else [model_key, "samples"]
 
     def batches():
         for start in range(0, count, batch_size):
-            index = start + jax.process_index() * rows + np.arange(rows)
+            index = start + share.index * rows + np.arange(rows)
             yield index, index < count, {}
 
     def images(networks, arrays):
@@ -183,6 +196,7 @@ def sample_pass(
         batches=batches,
         images=images,
         identities={"measured": key, "latents": key},
+        share=share,
         image_size=image_size,
         names=[f"sample {i}" for i in range(count)],
         where="the generator",
@@ -195,6 +209,7 @@ def pair_pass(
     *,
     image_size: tuple[int, int],
     batch_size: int,
+    share: Share = ALL_OF_IT,
     allow_unmatched: bool = False,
 ) -> Pass:
     """Images of two folders in pairs of one name, whatever their extensions are.
@@ -210,7 +225,7 @@ def pair_pass(
     ]
 
     def batches():
-        streams = (_read(source, image_size, batch_size) for source in sources)
+        streams = (_read(source, image_size, batch_size, share) for source in sources)
         for (index, mask, first), (_, _, second) in zip(*streams, strict=True):
             yield index, mask, {"image": first["image"], "other": second["image"]}
 
@@ -228,6 +243,7 @@ def pair_pass(
         batches=batches,
         images=images,
         identities={"pairs": None if None in keys else keys},
+        share=share,
         image_size=image_size,
         names=[reference.names[i] for i, _ in pairs],
         where=f"{_where(reference)} with {_where(measured)}",
@@ -321,7 +337,7 @@ def _listed(names):
     return ", ".join(names[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _read(source, image_size, batch_size, with_factors=False):
+def _read(source, image_size, batch_size, share, with_factors=False):
     pipeline = make_pipeline(
         source,
         batch_size=batch_size,
@@ -330,8 +346,8 @@ def _read(source, image_size, batch_size, with_factors=False):
         shuffle=False,
         repeat=False,
         with_factors=with_factors,
-        host=jax.process_index(),
-        hosts=jax.process_count(),
+        host=share.index,
+        hosts=share.count,
     )
     try:
         for number, batch in enumerate(pipeline):

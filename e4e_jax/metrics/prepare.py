@@ -19,6 +19,7 @@ from e4e_jax.metrics.edits import name_edits
 from e4e_jax.metrics.evaluation import Evaluation
 from e4e_jax.metrics.metric import Request, Subject, find_metric
 from e4e_jax.metrics.networks import find_networks, load_networks
+from e4e_jax.runtime.hosts import Share
 from e4e_jax.runtime.progress import ProgressBar
 
 METRICS_OF_THE_PAPER = ("l2", "lpips", "id", "fid", "swd")
@@ -27,7 +28,7 @@ METRICS_OF_THE_PAPER = ("l2", "lpips", "id", "fid", "swd")
 def prepare(
     model: api.GeneratorModel | str | None,
     source: Any = None,
-    metrics: Sequence[str] | None = None,
+    metrics: Sequence[str | Request] | None = None,
     *,
     edits: Sequence[str] = (),
     directions: Mapping[str, np.ndarray] | Sequence[str] = (),
@@ -38,6 +39,7 @@ def prepare(
     image_size: Sequence[int] | None = None,
     allow_unmatched: bool = False,
     batch_size: int = 16,
+    share: Share | None = None,
     cache: str | None = None,
     progress: Callable | None = ProgressBar,
 ) -> Evaluation:
@@ -52,8 +54,8 @@ def prepare(
       source: images to measure with, see `data.sources`, or a folder, file or pattern of them. A
         generator needs none for metrics of its samples alone, as ppl_w10k.
       metrics: by name: of `registry.METRICS`, NAME@NETWORK for another network than its own, or
-        the import path of one of others (`package.module:object`); counts as in fid10k. None for
-        `METRICS_OF_THE_PAPER`.
+        the import path of one of others (`package.module:object`); counts as in fid10k. A Request
+        is one, too. None for `METRICS_OF_THE_PAPER`.
       edits: that metrics such as lec make, as on the command line: "smile=1".
       directions: of the edits: by name, or files of them; by default the model's own.
       reference: the set that images are compared with, if it is not `source`; as `source`.
@@ -64,6 +66,8 @@ def prepare(
         the size of the first reference image.
       allow_unmatched: without a model: whether images without a counterpart are left out.
       batch_size: images at a time, of all devices together; rounded up to a multiple of these.
+      share: which part of the images this host sees to; None: all hosts divide them, and make
+        the same calls. With `hosts.ALL_OF_IT` each does the whole, and none waits for others.
       cache: folder of results that need not be computed again; None for ~/.cache/e4e_jax, "" for
         no cache.
       progress: (batches to come, images of each) -> a progress bar, as `progress.ProgressBar`;
@@ -73,7 +77,11 @@ def prepare(
       ValueError, FileNotFoundError: what is asked for does not fit together, or is not there; in
         one sentence, and before any work.
     """
-    requests = [find_metric(name) for name in dict.fromkeys(metrics or METRICS_OF_THE_PAPER)]
+    requests = [
+        find_metric(metric) if isinstance(metric, str) else metric
+        for metric in dict.fromkeys(metrics or METRICS_OF_THE_PAPER)
+    ]
+    share = share or Share.of_this_host()
     written = [parse_edit(text) for text in edits]
     at_hand = dict(networks or {})
     asked = {request.network for request in requests if request.network is not None}
@@ -81,7 +89,7 @@ def prepare(
     model = _opened_model(model, label)
     source, reference = _opened_images(source), _opened_images(reference)
     for images, what in ((source, "images"), (reference, "reference images")):
-        if images is not None:
+        if images is not None and share.count > 1:
             check_same_on_hosts(images, what)
     subject = Subject(
         model,
@@ -97,14 +105,15 @@ def prepare(
 
     folder = default_folder() if cache is None else os.path.expanduser(cache)
     identify = identify_network if folder else lambda network: None
-    batch_size = -(-batch_size // jax.device_count()) * jax.device_count()
+    devices = jax.local_device_count() * share.count
+    common = {"batch_size": -(-batch_size // devices) * devices, "share": share}
     if model is None:
         own: dict[str, nnx.Module] = {}
-        ways = _image_passes(source, reference, requests, batch_size, image_size, allow_unmatched)
+        ways = _image_passes(source, reference, requests, image_size, allow_unmatched, common)
     else:
         own = passes.networks_of(model)
         key = [getattr(model, "iterations", 1), *map(identify, own.values())] if folder else None
-        ways = _model_passes(model, source, reference, requests, batch_size, key)
+        ways = _model_passes(model, source, reference, requests, key, common)
     return Evaluation(
         requests,
         subject,
@@ -145,32 +154,32 @@ def _check_network(request: Request, networks: Mapping[str, nnx.Module]) -> None
         )
 
 
-def _model_passes(model, source, reference, requests, batch_size, model_key) -> list[Pass]:
+def _model_passes(model, source, reference, requests, model_key, common) -> list[Pass]:
     """The ways through the images of an inverter or a generator, those that are asked for first."""
     inverts = hasattr(model, "encode")
     reference = source if reference is None and not inverts else reference
     square = (model.resolution, model.resolution)
-    common = {"image_size": model.image_size if inverts else square, "batch_size": batch_size}
+    size = {"image_size": model.image_size if inverts else square}
     found = []
     if reference is not None:
-        found.append(passes.image_pass(reference, "reference", **common))
+        found.append(passes.image_pass(reference, "reference", **size, **common))
     if inverts and source is not None:
         functions = passes.inversion_functions(model)
-        found.append(passes.inversion_pass(source, *functions, model_key=model_key, **common))
+        found.append(
+            passes.inversion_pass(source, *functions, model_key=model_key, **size, **common)
+        )
     samples = passes.sample_pass(
         *passes.sampling_functions(),
         max((request.written.count or len(source or ()) for request in requests), default=0),
         z_dim=model.generator.config.z_dim,
         image_size=square,
-        batch_size=batch_size,
         model_key=model_key,
+        **common,
     )
     return [*found, samples]
 
 
-def _image_passes(
-    source, reference, requests, batch_size, image_size, allow_unmatched
-) -> list[Pass]:
+def _image_passes(source, reference, requests, image_size, allow_unmatched, common) -> list[Pass]:
     """The ways through two sets of images: each by itself, and in pairs if need be."""
     if source is None or reference is None:
         raise ValueError(
@@ -179,7 +188,7 @@ def _image_passes(
     if image_size is None:
         image_size = reference[0].shape[:2]
         source, reference = (passes.SameSize(s, image_size) for s in (source, reference))
-    common = {"image_size": tuple(image_size), "batch_size": batch_size}
+    common = {"image_size": tuple(image_size), **common}
     found = [
         passes.image_pass(reference, "reference", **common),
         passes.image_pass(source, "measured", **common),

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,6 +28,27 @@ _FIRST_WORD, _NEXT_WORD = 30.0, 300.0  # seconds of waiting until it is said who
 
 _meetings = itertools.count()
 _stops = itertools.count()
+
+
+class Share(NamedTuple):
+    """Whose part of some work a host does.
+
+    Attributes:
+      index, count: the host's number, and how many there are.
+    """
+
+    index: int
+    count: int
+
+    @classmethod
+    def of_this_host(cls) -> "Share":
+        """All hosts divide the work, and put together what they found."""
+        return cls(jax.process_index(), jax.process_count())
+
+
+# Each host does all of the work by itself, and no other one is waited for: what only one of them
+# does, or what may be cut short on one.
+ALL_OF_IT = Share(0, 1)
 
 
 def gather_json(value: Any, what: str = "an agreement") -> list:

@@ -161,6 +161,7 @@ _COMMON = {
     "keep_checkpoints": whole(1, 10_000),
     "validation_batch_size": whole(1, 2**20),
     "evaluation.metrics": several(metric()),
+    "evaluation.validation": optional(several(metric())),
 } | _section("data", {
     "source": part_of(SOURCES),
     "options.*": plain(),

@@ -19,7 +19,12 @@ from e4e_jax.models.irse import IRSEConfig
 from e4e_jax.models.latent_discriminator import LatentDiscriminator
 from e4e_jax.models.stylegan2 import class_generator
 from e4e_jax.runtime import parallel
-from e4e_jax.training.encoder_evaluation import Edit, EncoderEvaluation
+from e4e_jax.training.encoder_evaluation import (
+    SHOWN,
+    EncoderEvaluation,
+    Measured,
+    ShownEdit,
+)
 from e4e_jax.training.encoder_step import (
     STATE_SPECS,
     EncoderState,
@@ -43,8 +48,7 @@ from e4e_jax.training.run import (
 from e4e_jax.training.tables import format_table
 from e4e_jax.training.w_pool import deal_w_pools
 
-_ROWS, _FINAL_ROWS = 8, 16  # held-out images that pictures show
-_EDITED = 128  # held-out images that the table of edits is measured on
+_ROWS = 8  # held-out images that pictures show, but for that of the end
 
 
 def build_encoder_run(config, mesh) -> Run:
@@ -88,56 +92,57 @@ def build_encoder_run(config, mesh) -> Run:
 
     directions = _directions(config, networks.generator)
     held_out = held_out_images(config)
-    factor_names = held_out.factor_names
+    at_hand = {config[role]: networks.others[role] for role in ROLES if role in networks.others}
     evaluation = EncoderEvaluation(
         encoder,
-        networks,
-        held_out.images,
-        factors=held_out.factors(slice(None)) if factor_names else None,
-        factor_names=factor_names,
+        networks.generator,
+        held_out,
+        config.evaluation.validation or _metrics(config, networks, held_out.factor_names),
+        networks=at_hand,
         mean_image=lambda: mean_training_image(config),
-        edits=[Edit(name, directions[name], strength) for name, strength in config.edits.shown],
+        edits=[
+            ShownEdit(name, directions[name], strength) for name, strength in config.edits.shown
+        ],
         batch_size=config.validation_batch_size,
     )
 
     about = {TRAINED_ON: describe_images(config)}  # before any step: later they may be gone
-    latest = {}  # the step that was measured last, and what it gave
+    latest: dict[int, Measured] = {}  # the step that was measured last, and what it gave
 
-    def measured(state):
-        """Codes and metrics of the held-out images, and some inversions; once for each step."""
+    def measured(state) -> Measured:
+        """What the encoder makes of the held-out images; once for each step."""
         step = step_of(state)
         if step not in latest:
-            codes, inverted = evaluation.inversions(*_weights(state))
+            found = evaluation.measure(_weights(state))
             latest.clear()
-            latest[step] = codes, evaluation.compare(inverted), inverted[:_FINAL_ROWS].copy()
+            latest[step] = found
         return latest[step]
 
-    def picture(state, rows=_ROWS):
-        if step_of(state) in latest:
-            codes, _, inverted = measured(state)
-            return evaluation.picture(codes[:rows], inverted[:rows])
-        return evaluation.picture(*evaluation.inversions(*_weights(state), rows))
+    def picture(state):
+        found = latest.get(step_of(state)) or evaluation.measure(_weights(state), count=_ROWS)
+        return evaluation.picture(found, _ROWS)
 
     def warm_up():
-        evaluation.compare(evaluation.inversions(*_on_one_device(untrained, mesh), count=1)[1])
+        weights = _on_one_device(untrained, mesh)
+        evaluation.picture(evaluation.measure(weights, count=1), rows=1)
 
     def finish(state, workdir):
-        codes, metrics, _ = measured(state)
+        found = measured(state)
         path = os.path.join(workdir, "bundle")
         bundle.save_bundle(
             path,
             "inverter",
             {"encoder": _trained(encoder, *_weights(state)), "generator": networks.generator},
-            about | {STEP: step_of(state), HELD_OUT: noted_errors(metrics["l2"])},
+            about | {STEP: step_of(state), HELD_OUT: noted_errors(found.errors)},
             overwrite=True,
         )
         sheet = os.path.join(workdir, "inversions.png")
-        save_png(sheet, picture(state, _FINAL_ROWS))
-        print("\n" + evaluation.table(metrics, _on_one_device(untrained, mesh)))
-        if factor_names:
-            effects = evaluation.edit_effects(codes[:_EDITED], directions)
+        save_png(sheet, evaluation.picture(found, SHOWN))
+        print("\n" + evaluation.table(found, _on_one_device(untrained, mesh)))
+        if evaluation.reads_factors:
+            effects = evaluation.edit_effects(found.codes, directions)
             print("\n" + format_table(
-                "change of each factor by an edit of +1", list(factor_names),
+                "change of each factor by an edit of +1", list(held_out.factor_names),
                 dict(zip(directions, effects, strict=True)),
             ))  # fmt: skip
         return {"picture (input | inversion | edits)": sheet, "bundle": path}
@@ -146,7 +151,7 @@ def build_encoder_run(config, mesh) -> Run:
         state=state,
         step=lambda state, batch: compiled(state, batch, frozen),
         batches=training_batches(config),
-        validate=lambda state: evaluation.summary(measured(state)[1]),
+        validate=lambda state: dict(measured(state).report),
         best="l2",
         picture=picture,
         finish=finish,
@@ -165,6 +170,21 @@ def encoder_bundle(config, about, read: Callable[[Any], Any]) -> bundle.Bundle:
     weights = read({"encoder": params, "batch_stats": batch_stats})
     trained = _trained(encoder, weights["encoder"], weights["batch_stats"])
     return bundle.Bundle("inverter", {"encoder": trained, "generator": generator}, {})
+
+
+def _metrics(config, networks: FrozenNetworks, factor_names) -> list[str]:
+    """What validation measures where the config does not say it: what the objective looks at."""
+    names = [
+        f"{metric}@{config[role]}"
+        for metric, role in (("perceptual", "perceptual"), ("id", "identity"))
+        if role in networks.others
+    ]
+    readers = (
+        config[role]
+        for role in ROLES
+        if getattr(networks.others.get(role), "factor_names", ()) == factor_names
+    )
+    return names + [f"factors@{name}" for name in [*readers][:1] if factor_names]
 
 
 def _frozen_networks(config, options: EncoderOptions) -> FrozenNetworks:

@@ -265,6 +265,9 @@ class Saved:
 
 
 def _sentence(step: int, validation: dict[str, float]) -> str:
-    return f"step {step}, held-out images: " + ", ".join(
-        f"{name} {value:.4g}" for name, value in validation.items()
-    )
+    parts, metric = [], None
+    for name, value in validation.items():
+        first, _, rest = name.partition(" ")
+        parts.append(f"{rest if rest and first == metric else name} {value:.4g}")
+        metric = first  # several figures of one metric follow one another
+    return f"step {step}, held-out images: {', '.join(parts)}"
