@@ -97,7 +97,7 @@ def build_encoder_run(config, mesh) -> Run:
         encoder,
         networks.generator,
         held_out,
-        config.evaluation.validation or _metrics(config, networks, held_out.factor_names),
+        config.evaluation.get("validation") or _metrics(config, networks, held_out.factor_names),
         networks=at_hand,
         mean_image=lambda: mean_training_image(config),
         edits=[

@@ -1,5 +1,6 @@
 """Whole runs of train.py, tiny: stopped, killed, resumed, and given bad input."""
 
+import importlib
 import json
 import os
 import pathlib
@@ -7,20 +8,24 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 from flax import nnx
 from tiny_run import STEPS, make_folder
 
 from configs import toy_features, toy_generator
 from e4e_jax import bundle
+from e4e_jax.data import pipeline  # noqa: F401 - Grain's flags must be there to be kept
 from e4e_jax.editing.files import load_directions
 from e4e_jax.toy.faces import FACTORS
 from e4e_jax.training import loop
 from e4e_jax.training.export import open_run
 
+eval_program = importlib.import_module("eval")
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -116,8 +121,31 @@ def test_killed_and_stopped_runs_end_with_the_same_weights_bit_for_bit(folder, t
     assert_exported(cut)
     for name in ("inversions.png", "bundle/bundle.json"):
         assert (cut / name).exists() and str(cut / name).removesuffix("/bundle.json") in output
-    last = [json.loads(line) for line in (cut / "metrics.jsonl").read_text().splitlines()]
-    assert last[-1]["step"] == STEPS and "validation/l2" in last[-1]
+    last = json.loads((whole / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == STEPS
+    validation = {
+        name.removeprefix("validation/"): value
+        for name, value in last.items()
+        if name.startswith("validation/")
+    }
+    assert list(validation) == ["l2", *(f"{n}@{folder}/features" for n in ("perceptual", "id"))]
+    held_out = tmp_path / "held_out"
+    held_out.mkdir()
+    for i in range(6):  # those that can be read; the config takes so many
+        (held_out / f"{i}.png").symlink_to(folder / "images" / f"{i}.png")
+    figures = evaluate(whole, f"--images={held_out}", f"--metrics={','.join(validation)}")
+    assert figures == pytest.approx(validation, rel=1e-6)
+
+
+def evaluate(workdir, *flags):
+    """The figures of eval.py, run in this process."""
+    given = ["eval.py", f"--checkpoint={workdir}", f"--out={workdir}/out", "--cache=", *flags]
+    # config_flags looks for its fields in sys.argv.
+    with flagsaver.flagsaver(), mock.patch.object(sys, "argv", given):
+        eval_program.parse_flags(given)
+        eval_program.main(given[:1])
+    figures = json.loads((workdir / "out" / "metrics.json").read_text())["figures"]
+    return {figure["name"]: figure["value"] for figure in figures}
 
 
 @pytest.mark.slow
