@@ -81,13 +81,16 @@ class Evaluation:
                 progress=self._progress,
                 count=count,
             )
-            return self._report(kept)
+            return self._report(kept, count)
 
-    def _report(self, kept: Mapping[str, Any]) -> Report:
+    def _report(self, kept: Mapping[str, Any], first: int | None) -> Report:
         figures, per_image, names = [], {}, []
         for request in self._requests:
             metric, place = request.metric, self._place.get(request.name)
-            counts = self._counts[request.name]
+            counts = {
+                part: min(count, first or count)
+                for part, count in self._counts[request.name].items()
+            }
             parts = {part: kept[f"{request.name}/{part}"] for part in counts}
             if any(part is None for part in parts.values()):
                 continue  # of the cache, which the first host alone has

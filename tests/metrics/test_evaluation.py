@@ -31,6 +31,7 @@ from e4e_jax.metrics.report import Figure, Report
 from e4e_jax.models.encoder import Encoder, EncoderConfig
 from e4e_jax.models.irse import IRSEConfig
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
+from e4e_jax.runtime.hosts import ALL_OF_IT, Share
 
 SIZE = (32, 32)
 PIXELS = 32 * 32 * 3
@@ -80,7 +81,7 @@ def write_images(folder, count=10, seed=0, extension="png"):
     return images
 
 
-def inversions(source, batch_size):
+def inversions(source, batch_size, share=None):
     return passes.inversion_pass(
         source,
         lambda networks, images: networks["encoder"](images),
@@ -88,6 +89,7 @@ def inversions(source, batch_size):
         image_size=SIZE,
         batch_size=batch_size,
         model_key="model",
+        share=share or Share.of_this_host(),
     )
 
 
@@ -412,6 +414,22 @@ def test_inversion_is_that_of_the_model(fields):
     assert relative_error(nnx.jit(synthesize)(networks, codes), pooled) < 1e-5
 
 
+def test_the_first_images_alone_and_other_weights_need_no_other_program(tmp_path):
+    """As training's validation and its first picture have it."""
+    write_images(tmp_path / "a")
+    ready = prepare(("l2", "kid"), [inversions(ImageFolder(tmp_path / "a"), 4, ALL_OF_IT)])
+    whole = ready.measure()
+    (program,) = ready._columns._programs.values()
+    other = Linear(PIXELS, (2, 4), seed=9)
+    first = ready.measure({"encoder": other}, count=3)
+    np.testing.assert_array_equal(
+        first.per_image["l2"], ready.measure({"encoder": other}).per_image["l2"][:3]
+    )
+    assert [figure.images for figure in first.figures] == [3, 3]
+    assert np.abs(first.per_image["l2"] - whole.per_image["l2"][:3]).max() > 1e-3
+    assert program._cache_size() == 1
+
+
 TWO_HOSTS = """
 import json, pathlib
 sys.path.insert(0, str(pathlib.Path(conftest.__file__).parent / "metrics"))
@@ -423,6 +441,8 @@ for _ in range(2):  # the second time from the cache
     bar = t.Bar()
     found = t.measure(t.ALL, [t.inversions(source, 8)], sys.argv[2], bar=bar)
 if jax.process_index() == 0:
+    alone = t.measure(t.ALL, [t.inversions(source, 8, t.ALL_OF_IT)])  # the other one is not asked
+    assert all(abs(alone[n] - value) <= 1e-5 * abs(value) + 1e-9 for n, value in found.items())
     rows = {name: values.tolist() for name, values in found.per_image.items()}
     print(json.dumps([dict(found), rows]))
 """
