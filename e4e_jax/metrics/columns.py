@@ -219,7 +219,7 @@ class Columns:
         for name, column in self._columns.items():
             found = None if keys[name] is None else cache.get(keys[name])
             hit = found is not None
-            if self._place[name].share.count > 1:
+            if self._place[name].share.hosts > 1:
                 hit = gather_json(hit)[0]  # the first host's answer
             if hit:
                 kept[name] = None if found is None else column.keep.merged([found])
@@ -262,7 +262,7 @@ class Columns:
                 counted = mask if column.limit is None else mask & (index < column.limit)
                 kept[name].update(index[counted], outputs[name][counted])
             progress(number)
-        gather = _from_all_hosts if current.share.count > 1 else lambda arrays: [arrays]
+        gather = _from_all_hosts if current.share.hosts > 1 else lambda arrays: [arrays]
         return {name: gather(keep.arrays()) for name, keep in kept.items()}
 
 

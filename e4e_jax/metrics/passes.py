@@ -171,12 +171,12 @@ def sample_pass(
       z_dim, image_size: the generator's.
       batch_size, model_key, share: as for `inversion_pass`.
     """
-    rows = batch_size // share.count
+    rows = batch_size // share.hosts
     key = None if model_key is None else [model_key, "samples"]
 
     def batches():
         for start in range(0, count, batch_size):
-            index = start + share.index * rows + np.arange(rows)
+            index = start + share.host * rows + np.arange(rows)
             yield index, index < count, {}
 
     def images(networks, arrays):
@@ -346,8 +346,8 @@ def _read(source, image_size, batch_size, share, with_factors=False):
         shuffle=False,
         repeat=False,
         with_factors=with_factors,
-        host=share.index,
-        hosts=share.count,
+        host=share.host,
+        hosts=share.hosts,
     )
     try:
         for number, batch in enumerate(pipeline):

@@ -89,7 +89,7 @@ def prepare(
     model = _opened_model(model, label)
     source, reference = _opened_images(source), _opened_images(reference)
     for images, what in ((source, "images"), (reference, "reference images")):
-        if images is not None and share.count > 1:
+        if images is not None and share.hosts > 1:
             check_same_on_hosts(images, what)
     subject = Subject(
         model,
@@ -105,8 +105,8 @@ def prepare(
 
     folder = default_folder() if cache is None else os.path.expanduser(cache)
     identify = identify_network if folder else lambda network: None
-    devices = jax.local_device_count() * share.count
-    common = {"batch_size": -(-batch_size // devices) * devices, "share": share}
+    devices = jax.local_device_count() * share.hosts
+    common: dict[str, Any] = {"batch_size": -(-batch_size // devices) * devices, "share": share}
     if model is None:
         own: dict[str, nnx.Module] = {}
         ways = _image_passes(source, reference, requests, image_size, allow_unmatched, common)
@@ -159,14 +159,14 @@ def _model_passes(model, source, reference, requests, model_key, common) -> list
     inverts = hasattr(model, "encode")
     reference = source if reference is None and not inverts else reference
     square = (model.resolution, model.resolution)
-    size = {"image_size": model.image_size if inverts else square}
+    size: dict[str, Any] = {"image_size": model.image_size if inverts else square}
     found = []
     if reference is not None:
         found.append(passes.image_pass(reference, "reference", **size, **common))
     if inverts and source is not None:
-        functions = passes.inversion_functions(model)
+        encode, synthesize = passes.inversion_functions(model)
         found.append(
-            passes.inversion_pass(source, *functions, model_key=model_key, **size, **common)
+            passes.inversion_pass(source, encode, synthesize, model_key=model_key, **size, **common)
         )
     samples = passes.sample_pass(
         *passes.sampling_functions(),

@@ -7,6 +7,7 @@ main threads. With one process they cost nothing.
 """
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -14,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -30,15 +31,16 @@ _meetings = itertools.count()
 _stops = itertools.count()
 
 
-class Share(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Share:
     """Whose part of some work a host does.
 
     Attributes:
-      index, count: the host's number, and how many there are.
+      host, hosts: the host's number, and how many there are.
     """
 
-    index: int
-    count: int
+    host: int
+    hosts: int
 
     @classmethod
     def of_this_host(cls) -> "Share":
