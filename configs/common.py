@@ -83,8 +83,12 @@ def get_encoder_config() -> ml_collections.ConfigDict:
 
     config.encoder = encoder = ml_collections.ConfigDict()
     encoder.kind = "e4e"  # "e4e", "psp" (a code for every style) or "single_w"
+    encoder.backbone = "ir_se"  # "ir" (without squeeze-and-excitation) or "resnet"
     encoder.widths, encoder.depths = (64, 128, 256, 512), (3, 4, 14, 3)  # IR-SE-50
+    # Styles from `coarse` and from `middle` on read finer levels of the pyramid; both the number
+    # of the generator's styles: no pyramid.
     encoder.coarse, encoder.middle = 3, 7
+    encoder.iterations = 1  # more: an iterative encoder (ReStyle) and its passes over an image
     encoder.warm_start = "bundles/ir_se50"  # "" for a random start
 
     # Weights of the losses that e4e_jax/training/registry.py names; 0 switches one off. Any other

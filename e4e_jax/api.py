@@ -218,7 +218,7 @@ class Inverter(GeneratorModel):
     Attributes:
       encoder: the network, in evaluation mode.
       image_size: (height, width) of the images that it reads.
-      iterations: how often `encode` runs the encoder: 1, or 5 for an iterative one (ReStyle).
+      iterations: how often `encode` runs the encoder: 1, or as its configuration says (ReStyle).
       reads: what the encoder takes: "rgb" images, "grey" sketches or maps of "labels".
 
     Raises:
@@ -238,7 +238,7 @@ class Inverter(GeneratorModel):
                 f"The encoder makes codes of shape [B, {codes[0]}, {codes[1]}]; its generator "
                 f"takes [B, {self.num_styles}, {generator.config.w_dim}]."
             )
-        self.iterations = 5 if encoder.config.iterative else 1
+        self.iterations = encoder.config.iterations
         self._encode = _compiled(
             nnx.Dict(encoder=encoder, generator=generator),
             lambda networks, images, iterations: encode(

@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from flax import nnx
 from torch import nn
 
+from benchmarks.torch_reference import resnet
 from benchmarks.torch_reference.resnet import Bottleneck
+from e4e_jax.models.resnet import ResNetConfig
 
 # Where a name is not that of the JAX module.
 _MODULES = {"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"}
@@ -140,15 +142,23 @@ class Encoder(nn.Module):
     def __init__(self, config, num_convs):
         super().__init__()
         backbone = config.backbone
-        self.backbone = Backbone(backbone.widths, backbone.depths, backbone.squeeze_reduction)
+        if isinstance(backbone, ResNetConfig):
+            self.backbone = resnet.Backbone(backbone)
+        else:
+            self.backbone = Backbone(
+                backbone.widths, backbone.depths, backbone.squeeze_reduction, backbone.in_channels
+            )
         self.kind, self.num_styles = config.kind, config.num_styles
         _, fine, middle, coarse = backbone.widths
         if self.kind == "single_w":
             self.linear = EqualLinear(coarse, config.style_dim)
             return
-        self.lateral_middle = nn.Conv2d(middle, coarse, 1)
-        self.lateral_fine = nn.Conv2d(fine, coarse, 1)
-        counts = np.diff([0, config.coarse, config.middle, config.num_styles])
+        self.has_pyramid = config.coarse < config.num_styles
+        counts = [config.num_styles]
+        if self.has_pyramid:
+            self.lateral_middle = nn.Conv2d(middle, coarse, 1)
+            self.lateral_fine = nn.Conv2d(fine, coarse, 1)
+            counts = np.diff([0, config.coarse, config.middle, config.num_styles])
         self.heads = nn.ModuleList(
             nn.ModuleList(MapToStyle(coarse, config.style_dim, n) for _ in range(count))
             for count, n in zip(counts, num_convs, strict=True)
@@ -158,9 +168,12 @@ class Encoder(nn.Module):
         _, fine, middle, coarse = self.backbone(x)
         if self.kind == "single_w":
             return self.linear(coarse.mean((2, 3))).unsqueeze(1).repeat(1, self.num_styles, 1)
-        middle = self.lateral_middle(middle) + self.enlarge(coarse, middle)
-        fine = self.lateral_fine(fine) + self.enlarge(middle, fine)
-        levels = zip(self.heads, (coarse, middle, fine), strict=True)
+        features = (coarse,)
+        if self.has_pyramid:
+            middle = self.lateral_middle(middle) + self.enlarge(coarse, middle)
+            fine = self.lateral_fine(fine) + self.enlarge(middle, fine)
+            features = coarse, middle, fine
+        levels = zip(self.heads, features, strict=True)
         heads = [(head, features) for heads, features in levels for head in heads]
         if self.kind == "psp":
             return torch.stack([head(features) for head, features in heads], 1)

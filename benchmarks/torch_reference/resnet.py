@@ -1,4 +1,4 @@
-"""Residual blocks of torchvision's ResNets in plain PyTorch, with torchvision's names."""
+"""ResNets in plain PyTorch: torchvision's residual blocks, and the backbone of ReStyle."""
 
 from torch import nn
 
@@ -42,3 +42,27 @@ def _shortcut(n_in, n_out, stride):
     if stride == 1 and n_in == n_out:
         return nn.Identity()
     return nn.Sequential(nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out))
+
+
+class Backbone(nn.Module):
+    """The backbone of ReStyle's encoders: outputs of the four groups, submodules named as ours."""
+
+    def __init__(self, config):
+        super().__init__()
+        n_in, size = config.widths[0], config.stem_size
+        self.stem_conv = nn.Conv2d(config.in_channels, n_in, size, 2, padding=size // 2, bias=False)
+        self.stem_norm = nn.BatchNorm2d(n_in)
+        self.stem_prelu = nn.PReLU(n_in)
+        self.body, self.depths = nn.ModuleList(), config.depths
+        for group, (width, depth) in enumerate(zip(config.widths, config.depths, strict=True)):
+            for i in range(depth):
+                self.body.append(BasicBlock(n_in, width, 2 if group and i == 0 else 1))
+                n_in = width
+
+    def forward(self, x):
+        x, outputs, blocks = self.stem_prelu(self.stem_norm(self.stem_conv(x))), [], iter(self.body)
+        for depth in self.depths:
+            for _ in range(depth):
+                x = next(blocks)(x)
+            outputs.append(x)
+        return outputs

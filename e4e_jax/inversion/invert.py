@@ -8,7 +8,7 @@ from e4e_jax.models.encoder import Encoder
 from e4e_jax.models.stylegan2 import Generator
 
 
-def encode(encoder: Encoder, generator: Generator, images, stage=None, *, iterations=1):
+def encode(encoder: Encoder, generator: Generator, images, stage=None, *, iterations=None):
     """Images -> codes w_plus [B, L, D], `latent_avg` added.
 
     An iterative encoder (ReStyle; Alaluf et al. 2021, arXiv 2104.02699, section 3.2) starts from
@@ -19,7 +19,7 @@ def encode(encoder: Encoder, generator: Generator, images, stage=None, *, iterat
       encoder, generator: that belong together.
       images: [B, H, W, C] in [-1, 1], of the encoder's size.
       stage: e4e's progressive stage, see `Encoder`.
-      iterations: of an iterative encoder, possibly traced; the others have one.
+      iterations: of an iterative encoder, possibly traced; None for those of its configuration.
     """
     config = encoder.config
     average = generator.broadcast(generator.latent_avg[...][None])  # [1, L, D]
@@ -27,9 +27,11 @@ def encode(encoder: Encoder, generator: Generator, images, stage=None, *, iterat
         offsets = encoder(images, stage)
         return average + offsets if config.around_average else offsets
 
+    iterations = config.iterations if iterations is None else iterations
+
     def improve(_, codes):
         seen = synthesize_like(generator, codes, config.image_size)
-        return codes + encoder(jnp.concatenate([images, seen], axis=-1))
+        return codes + encoder(jnp.concatenate([images, seen], axis=-1), stage)
 
     return jax.lax.fori_loop(0, iterations, improve, jnp.repeat(average, images.shape[0], axis=0))
 

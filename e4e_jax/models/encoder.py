@@ -43,6 +43,8 @@ class EncoderConfig:
         level, the rest the 1/4 level. Both `num_styles`: no pyramid, as in ReStyle.
       iterative: it reads an image and its reconstruction, on the channel axis, and its codes are
         offsets to those of the reconstruction (ReStyle).
+      iterations: passes of an iterative one over an image, in training and afterwards; 0 for 5,
+        as published. 1 for the others.
       around_average: its codes are offsets to `latent_avg`, as in every published training but
         those without `start_from_latent_avg`.
       reads: "rgb" images in [-1, 1], "grey" ones of one channel in [0, 1] (sketches) or one-hot
@@ -57,6 +59,7 @@ class EncoderConfig:
     coarse: int = 3
     middle: int = 7
     iterative: bool = False
+    iterations: int = 0
     around_average: bool = True
     reads: str | None = None
 
@@ -64,6 +67,10 @@ class EncoderConfig:
         if self.reads is None:
             known = {1: "grey", 3: "rgb"}
             object.__setattr__(self, "reads", known.get(self.image_channels, "labels"))
+        iterations = self.iterations or (5 if self.iterative else 1)
+        object.__setattr__(self, "iterations", iterations)
+        if iterations > 1 and not self.iterative:
+            raise ValueError(f"iterations is {iterations}; expected 1, for it is not iterative")
         if self.kind not in KINDS:
             raise ValueError(f"kind of encoder is {self.kind!r}; expected one of {KINDS}")
         pyramid = 0 < self.coarse < self.middle < self.num_styles
@@ -164,8 +171,8 @@ class Encoder(nnx.Module):
             int32 scalar, so that one compiled program serves every stage; the heads of closed
             deltas are not run. 0 repeats w, None opens all. The other kinds have no deltas and
             take no notice.
-          remat: the backward pass computes each unit of an IR-SE backbone again, instead of
-            keeping its activations.
+          remat: the backward pass computes each unit of the backbone again, instead of keeping its
+            activations.
 
         Returns:
           w_plus [B, L, D] float32.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from e4e_jax.models.batch_norm import BatchNorm
+from e4e_jax.models.batch_norm import STATISTICS, BatchNorm
 from e4e_jax.models.layers import Conv, PReLU
 
 
@@ -64,6 +64,11 @@ class BasicBlock(nnx.Module):
         return jax.nn.relu(self.bn2(self.conv2(x)) + shortcut)
 
 
+_run_recomputed = nnx.remat(
+    BasicBlock.__call__, policy=jax.checkpoint_policies.save_only_these_names(STATISTICS)
+)
+
+
 class ResNetBackbone(nnx.Module):
     """Images [B, H, W, in_channels] -> the outputs of the four groups, at 1/2 to 1/16 of the size.
 
@@ -99,11 +104,13 @@ class ResNetBackbone(nnx.Module):
                 channels = width
         self.group_ends = tuple(itertools.accumulate(config.depths))
 
-    def __call__(self, images: jax.Array) -> list[jax.Array]:
+    def __call__(self, images: jax.Array, *, remat: bool = False) -> list[jax.Array]:
+        """With `remat` the backward pass keeps the input of every block and computes it again."""
+        run = _run_recomputed if remat else BasicBlock.__call__
         x = self.stem_prelu(self.stem_norm(self.stem_conv(images)))
         outputs = []
         for i, block in enumerate(self.body, start=1):
-            x = block(x)
+            x = run(block, x)
             if i in self.group_ends:
                 outputs.append(x)
         return outputs

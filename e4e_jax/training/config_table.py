@@ -211,6 +211,8 @@ _ENCODER = {
     "remat": one_of("none", "encoder", "generator", "all"),
 } | _section("encoder", _BACKBONE | {
     "kind": one_of("e4e", "psp", "single_w"),
+    "backbone": one_of("ir_se", "ir", "resnet"),
+    "iterations": whole(1, 100),
     "coarse": whole(1, 18),
     "middle": whole(1, 18),
     "warm_start": text(),

@@ -17,6 +17,7 @@ from e4e_jax.inversion.domain import HELD_OUT, STEP, TRAINED_ON, noted_errors
 from e4e_jax.models.encoder import Encoder, EncoderConfig
 from e4e_jax.models.irse import IRSEConfig
 from e4e_jax.models.latent_discriminator import LatentDiscriminator
+from e4e_jax.models.resnet import ResNetConfig
 from e4e_jax.models.stylegan2 import class_generator
 from e4e_jax.runtime import parallel
 from e4e_jax.training.encoder_evaluation import (
@@ -74,7 +75,7 @@ def build_encoder_run(config, mesh) -> Run:
     trained = first_weights(make, lambda path: warm_start and "backbone" in path)
     encoder, discriminator = trained["encoder"], trained["discriminator"]
     if warm_start:
-        _copy_backbone(warm_start, encoder)
+        _copy_backbone(warm_start, encoder, jax.random.key(config.seed))
     init, step = make_encoder_step(
         encoder,
         discriminator,
@@ -229,23 +230,49 @@ def _encoder_config(config, generator) -> EncoderConfig:
         num_styles=generator.num_styles,
         style_dim=generator.w_dim,
         image_size=(height, width),
-        backbone=IRSEConfig(
-            widths=tuple(config.encoder.widths), depths=tuple(config.encoder.depths)
-        ),
+        backbone=_backbone(config.encoder),
         coarse=config.encoder.coarse,
         middle=config.encoder.middle,
+        iterative=config.encoder.iterations > 1,
+        iterations=config.encoder.iterations,
     )
 
 
-def _copy_backbone(name, encoder: Encoder):
-    """Starts the encoder's backbone from that of a feature network, such as ArcFace."""
-    source = nnx.state(bundle.load_network(name).backbone)
+def _backbone(section) -> IRSEConfig | ResNetConfig:
+    shape = {
+        "widths": tuple(section.widths),
+        "depths": tuple(section.depths),
+        "in_channels": 3 if section.iterations == 1 else 6,  # the image and what it has come to
+    }
+    if section.backbone == "resnet":
+        return ResNetConfig(**shape)
+    return IRSEConfig(**shape, squeeze_reduction=16 if section.backbone == "ir_se" else None)
+
+
+def _copy_backbone(name, encoder: Encoder, key):
+    """Starts the encoder's backbone from that of another network: ArcFace, an encoder.
+
+    Channels that an iterative encoder reads beside the image's start from a standard normal, as in
+    yuval-alaluf/restyle-encoder.
+    """
+    networks = bundle.load_bundle(name).networks.values()
+    source = next((nnx.state(n.backbone) for n in networks if hasattr(n, "backbone")), None)
+    if source is None:
+        raise ValueError(
+            f"config.encoder.warm_start is {name!r}, which has no backbone; expected the bundle of "
+            "a network with one, such as ArcFace or an encoder."
+        )
     target = nnx.state(encoder.backbone)
+    stem, wanted = source["stem_conv"]["kernel"], target["stem_conv"]["kernel"].shape
+    *sides, channels, features = stem.shape
+    if encoder.config.iterative and wanted == (*sides, 2 * channels, features):
+        others = jax.random.normal(key, stem.shape)
+        source["stem_conv"]["kernel"] = stem.replace(jnp.concatenate([stem[...], others], axis=-2))
     shapes = [jax.tree.map(lambda x: x.shape, nnx.to_pure_dict(s)) for s in (source, target)]
     if shapes[0] != shapes[1]:
         raise ValueError(
-            f"config.encoder.warm_start is {name!r}, whose backbone has other widths or depths "
-            "than config.encoder; expected the same."
+            f"config.encoder.warm_start is {name!r}, whose backbone is of another kind or has "
+            "other widths or depths than config.encoder; expected the same."
         )
     nnx.update(encoder.backbone, source)
 

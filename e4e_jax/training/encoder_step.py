@@ -4,6 +4,12 @@ The published objective (Tov et al. 2021, arXiv 2102.02766, section 4): reconstr
 and identity losses of the inversion, an adversarial loss on the codes of the active layers, and
 the norm of the deltas that are open at this progressive stage. Where the published loop encodes a
 batch twice, once for each player, one forward pass here serves both.
+
+An iterative encoder (ReStyle; Alaluf et al. 2021, arXiv 2104.02699) passes over a batch several
+times before it takes one step: each pass reads the image that the last one came to, has losses of
+its own, and no gradient flows from pass to pass. The latent discriminator learns from the codes of
+the first pass. (The published loop shows it the offsets of that pass without the average code,
+where the encoder's own adversarial loss sees codes.)
 """
 
 import dataclasses
@@ -183,6 +189,37 @@ def make_encoder_step(
         )
         return state, loss
 
+    def encode(params, batch_stats, images, start, seen, stage):
+        """Codes [B, L, D] and new batch statistics.
+
+        Args:
+          start: codes that the encoder's offsets are added to.
+          seen: their image, which an iterative encoder reads beside the batch's; else None.
+        """
+        # A copy, because the encoder writes its batch statistics inside this trace.
+        encoder = nnx.merge(graph, params, batch_stats, copy=True)
+        inputs = images if seen is None else jnp.concatenate([images, seen], axis=-1)
+        codes = start + encoder(inputs, stage, remat=remat in ("encoder", "all"))
+        return codes, nnx.state(encoder, nnx.BatchStat)
+
+    def objective(codes, images, networks, stage, noise_keys):
+        """The weighted sum of all terms; each of them, and the inversion [B, H, W, 3]."""
+        inversion = synthesize_like(
+            networks["generator"],
+            codes,
+            config.image_size,
+            noise="random",
+            keys=noise_keys,
+            remat=remat in ("generator", "all"),
+        )
+        values = {}
+        for term, loss in terms:
+            what = f"config.objective.{term.name}: {term.loss}"
+            seen = images, inversion, codes, stage, networks
+            values[term.name] = call(what, loss, *seen, **term.options)
+        total = sum(term.weight * values[term.name] for term, _ in terms)
+        return total, (values, inversion)
+
     def step(state: EncoderState, batch, frozen):
         networks = nnx.merge(frozen_graph, frozen)
         generator = networks["generator"]
@@ -196,52 +233,75 @@ def make_encoder_step(
                 state.step, options.progressive_start, options.progressive_every, config.num_styles
             )
 
-        def encode(params):
-            # A copy, because the encoder writes its batch statistics inside this trace.
-            encoder = nnx.merge(graph, params, state.batch_stats, copy=True)
-            codes = encoder(images, stage, remat=remat in ("encoder", "all"))
-            codes = generator.latent_avg[...] + codes
-            return codes, nnx.state(encoder, nnx.BatchStat)
+        def one_pass(state: EncoderState, start, seen, number, noise_keys):
+            """Encodes once: new state, the encoder's gradients, metrics, codes and their image.
 
-        codes, pull_encoder, batch_stats = jax.vjp(encode, state.encoder, has_aux=True)
-        metrics = {}
-        if options.is_adversarial:
-            state, metrics["discriminator"] = train_discriminator(
-                state, generator, jax.lax.stop_gradient(codes), stage, (z_keys, layer_keys)
+            Args:
+              state: without the encoder and its optimiser, which stay until the last pass.
+              start, seen: as in `encode`.
+              number: of the pass; the discriminator learns from the first.
+              noise_keys: of this pass [B].
+            """
+            codes, pull_encoder, batch_stats = jax.vjp(
+                lambda params: encode(params, state.batch_stats, images, start, seen, stage),
+                encoder_params,
+                has_aux=True,
             )
+            state = state.replace(batch_stats=batch_stats)
+            metrics = {}
+            if options.is_adversarial:
+                fakes = jax.lax.stop_gradient(codes)
 
-        others = dict(networks) | {
-            "discriminator": nnx.merge(discriminator_graph, state.discriminator)
-        }
+                def learn(state):
+                    return train_discriminator(state, generator, fakes, stage, (z_keys, layer_keys))
 
-        def objective(codes):
-            inverted = synthesize_like(
-                generator,
-                codes,
-                config.image_size,
-                noise="random",
-                keys=noise_keys,
-                remat=remat in ("generator", "all"),
+                if seen is None:
+                    state, metrics["discriminator"] = learn(state)
+                else:
+                    state, metrics["discriminator"] = jax.lax.cond(
+                        number == 0, learn, lambda state: (state, jnp.zeros(())), state
+                    )
+            discriminator = nnx.merge(discriminator_graph, state.discriminator)
+            others = dict(networks) | {"discriminator": discriminator}
+            (total, (values, inversion)), cotangent = jax.value_and_grad(
+                lambda codes: objective(codes, images, others, stage, noise_keys), has_aux=True
+            )(codes)
+            (gradients,) = pull_encoder(cotangent)
+            return state, gradients, {"loss": total, **values, **metrics}, codes, inversion
+
+        def all_passes(state: EncoderState):
+            """Those of an iterative encoder, from the average code on; their gradients add up."""
+            average = generator.broadcast(generator.latent_avg[...][None])
+            image = synthesize_like(generator, average, config.image_size)
+            start, seen = (jnp.repeat(x, images.shape[0], axis=0) for x in (average, image))
+
+            def next_pass(carry, number):
+                state, total, start, seen = carry
+                keys = jax.vmap(lambda key: jax.random.fold_in(key, number))(noise_keys)
+                state, gradients, metrics, *reached = one_pass(state, start, seen, number, keys)
+                return (state, jax.tree.map(jnp.add, total, gradients), *reached), metrics
+
+            zeros = jax.tree.map(jnp.zeros_like, encoder_params)
+            (state, gradients, *_), metrics = jax.lax.scan(
+                next_pass, (state, zeros, start, seen), jnp.arange(config.iterations)
             )
-            seen = images, inverted, codes, stage, others
-            values = {
-                term.name: call(
-                    f"config.objective.{term.name}: {term.loss}", loss, *seen, **term.options
-                )
-                for term, loss in terms
-            }
-            return sum(term.weight * values[term.name] for term, _ in terms), values
+            of_last = {name: values[-1] for name, values in metrics.items()}
+            if options.is_adversarial:
+                of_last["discriminator"] = metrics["discriminator"][0]
+            return state, gradients, of_last
 
-        (total, values), code_gradients = jax.value_and_grad(objective, has_aux=True)(codes)
-        (gradients,) = pull_encoder(code_gradients)
-        gradients, metrics = mean_over_devices(
-            (gradients, {"loss": total, **values, **metrics}), axis_name
-        )
+        encoder_params = state.encoder
+        moving = state.replace(encoder=(), optimizer=())
+        if config.iterative:
+            moving, gradients, metrics = all_passes(moving)
+        else:
+            start = generator.latent_avg[...]
+            moving, gradients, metrics, *_ = one_pass(moving, start, None, 0, noise_keys)
+        gradients, metrics = mean_over_devices((gradients, metrics), axis_name)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.encoder)
-        state = state.replace(
+        state = moving.replace(
             step=state.step + 1,
             encoder=optax.apply_updates(state.encoder, updates),
-            batch_stats=batch_stats,
             optimizer=optimizer_state,
         )
         return state, {**metrics, "stage": stage}

@@ -4,39 +4,14 @@ import pytest
 import torch
 from flax import nnx
 from helpers import randomize, relative_error
-from torch import nn
 from torch_comparison import Corners, gradient_error, state_error, to_jax, to_torch
 
 from benchmarks.torch_reference.networks import copy_weights
-from benchmarks.torch_reference.resnet import BasicBlock
+from benchmarks.torch_reference.resnet import Backbone
 from e4e_jax.models.encoder import Encoder, EncoderConfig
 from e4e_jax.models.resnet import ResNetBackbone, ResNetConfig
 
 SMALL = ResNetConfig(widths=(8, 8, 12, 16), depths=(1, 2, 1, 1), stem_size=5)
-
-
-class Reference(nn.Module):
-    """The backbone in plain PyTorch, its submodules named as ours."""
-
-    def __init__(self, config):
-        super().__init__()
-        n_in, size = config.widths[0], config.stem_size
-        self.stem_conv = nn.Conv2d(3, n_in, size, 2, padding=size // 2, bias=False)
-        self.stem_norm = nn.BatchNorm2d(n_in)
-        self.stem_prelu = nn.PReLU(n_in)
-        self.body, self.depths = nn.ModuleList(), config.depths
-        for group, (width, depth) in enumerate(zip(config.widths, config.depths, strict=True)):
-            for i in range(depth):
-                self.body.append(BasicBlock(n_in, width, 2 if group and i == 0 else 1))
-                n_in = width
-
-    def forward(self, x):
-        x, outputs, blocks = self.stem_prelu(self.stem_norm(self.stem_conv(x))), [], iter(self.body)
-        for depth in self.depths:
-            for _ in range(depth):
-                x = next(blocks)(x)
-            outputs.append(x)
-        return outputs
 
 
 def images(*shape, seed=0):
@@ -46,7 +21,7 @@ def images(*shape, seed=0):
 @pytest.fixture(params=["train", "eval"])
 def networks(request):
     ours = randomize(ResNetBackbone(SMALL, rngs=nnx.Rngs(0)))
-    reference = copy_weights(ours, Reference(SMALL)).double()
+    reference = copy_weights(ours, Backbone(SMALL)).double()
     getattr(ours, request.param)()
     getattr(reference, request.param)()
     return ours, reference
