@@ -96,17 +96,6 @@ def test_the_package_is_imported_without_a_framework():
     assert run.stdout == b"set()\n"
 
 
-def test_the_toy_domain_is_named_by_the_tables_of_sources_and_networks_alone():
-    named = {
-        str(module)
-        for module in files()
-        if room_of(module.parts) != "toy"
-        and "e4e_jax.toy" in (ROOT / module).with_suffix(".py").read_text()
-    }
-    tables = {"e4e_jax/data/registry", "e4e_jax/models/registry"}
-    assert named == tables | {"e4e_jax/commands/toy"}  # whose subject it is
-
-
 # Modules that write without `runtime.files.writing`.
 WRITERS = {
     "e4e_jax/bundle",  # a folder, renamed when it is whole

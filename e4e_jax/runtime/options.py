@@ -2,11 +2,12 @@
 
 import ast
 import contextlib
-import difflib
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+from e4e_jax.runtime.registry import perhaps
 
 _OPTION = re.compile(r"([A-Za-z_]\w*)=(.*)", re.ASCII | re.DOTALL)
 _LONGEST = 10_000  # characters of an option
@@ -60,11 +61,9 @@ def check_options(what: str, part: Callable, options: Mapping[str, Any]) -> None
         return
     for name in options:
         if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
             raise ValueError(
-                f"{what} has no option {name:.80}"
-                + (f" (is it {near[0]}?)" if near else "")
-                + f"; expected {'one of ' + ', '.join(names) if names else 'none'}."
+                f"{what} has no option {name:.80}{perhaps(name, names)}; expected "
+                f"{'one of ' + ', '.join(names) if names else 'none'}."
             )
 
 
