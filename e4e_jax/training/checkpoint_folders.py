@@ -2,8 +2,11 @@
 which stay."""
 
 import contextlib
+import logging
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -22,12 +25,14 @@ class Damaged(Exception):
 class NewestAndMore(ocp.checkpoint_managers.PreservationPolicy):
     """Which checkpoints stay: the newest few, those of `more(steps)`, and all that is not ours."""
 
-    def __init__(self, keep: int, more: Callable[[list[int]], set[int]], directory):
+    def __init__(
+        self, keep: int, more: Callable[[list[int]], set[int]], directory: str | os.PathLike
+    ):
         self._keep = keep
         self._more = more
-        self._directory = directory
+        self._directory = epath.Path(directory)
 
-    def should_preserve(self, checkpoints, *, context):
+    def should_preserve(self, checkpoints: Any, *, context: Any) -> Any:
         del context
         steps = [checkpoint.step for checkpoint in checkpoints]
         paths = {step: self._directory / str(step) for step in steps}
@@ -43,15 +48,15 @@ class ChecksumsWriter:
     Not at the next save, before which the run may be killed.
     """
 
-    def __init__(self, path, finished: Callable[[], bool]):
+    def __init__(self, path: str | os.PathLike, finished: Callable[[], bool]):
         self._path = epath.Path(path)
         self._finished = finished
         self._written = threading.Event()  # or given up
-        self._error = None
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def finish(self):
+    def finish(self) -> None:
         """To be called when the checkpoint is written; raises what writing checksums has."""
         self._written.set()
         self._thread.join()
@@ -68,12 +73,13 @@ class ChecksumsWriter:
             self._error = error
 
 
-def is_checkpoint(path) -> bool:
+def is_checkpoint(path: str | os.PathLike) -> bool:
     """Whether a folder named as a step is one that Orbax made: has one of the parts of one."""
-    return any((path / name).exists() for name in ("_CHECKPOINT_METADATA", ARRAYS, DESCRIPTION))
+    folder = epath.Path(path)
+    return any((folder / name).exists() for name in ("_CHECKPOINT_METADATA", ARRAYS, DESCRIPTION))
 
 
-def checked(description):
+def checked(description: Any) -> tuple[dict[str, str], list[Any]]:
     """The arrays {name: description} and the data states [hosts] of a checkpoint's JSON.
 
     Raises:
@@ -90,13 +96,13 @@ def checked(description):
     return saved, data_states
 
 
-def without_traces(record):
+def without_traces(record: logging.LogRecord) -> bool:
     """Leaves out the traces that Orbax's threads log of an error that they also hand over."""
     return not (record.exc_info and "orbax" in record.pathname)
 
 
 @contextlib.contextmanager
-def agreed(folder):
+def agreed(folder: str | os.PathLike) -> Iterator[None]:
     """Raises Damaged on all hosts if reading fails on one.
 
     A fault that says nothing about the files, such as too little memory, passes as it is.
@@ -113,5 +119,5 @@ def agreed(folder):
         raise Damaged(f"{folder} is damaged ({reason[:120]})") from error
 
 
-def read_json(folder):
+def read_json(folder: str | os.PathLike) -> Any:
     return ocp.JsonCheckpointHandler().restore(folder)

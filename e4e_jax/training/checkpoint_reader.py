@@ -26,7 +26,7 @@ _TRIES = 10  # that the run may overtake
 
 
 def read_checkpoint(
-    directory, use: Callable[[Callable[[Any], Any]], _T], step: int | None = None
+    directory: str | os.PathLike, use: Callable[[Callable[[Any], Any]], _T], step: int | None = None
 ) -> tuple[_T, int]:
     """Calls `use` with a function that reads parts of the newest whole checkpoint, or of `step`.
 
@@ -49,10 +49,11 @@ def read_checkpoint(
     for _ in range(_TRIES):
         steps = gather_json([n for n in checkpoints.steps() if n not in damaged])[0]
         candidate = max(steps, default=None) if step is None else step
-        if candidate not in steps:
+        if candidate is None or candidate not in steps:
             break
         folder = epath.Path(checkpoints.path(candidate))
-        result, fault = None, None
+        result: Any = None
+        fault = None
         try:
             result = use(lambda template, folder=folder: _read(folder, template))
         except Damaged as error:

@@ -8,6 +8,7 @@ hosts and the validation metrics, and the checksums of its files.
 import contextlib
 import logging
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -71,23 +72,30 @@ class Checkpoints:
       directory: where the checkpoints are.
     """
 
-    def __init__(self, directory, *, keep=3, best=None, best_mode="min"):
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        *,
+        keep: int = 3,
+        best: str | None = None,
+        best_mode: str = "min",
+    ):
         if keep < 1:
             raise ValueError(f"keep is {keep}; expected at least 1 checkpoint.")
         if best_mode not in ("min", "max"):
             raise ValueError(f"best_mode is {best_mode!r}; expected 'min' or 'max'.")
-        directory = epath.Path(directory).expanduser()
+        root: Any = epath.Path(directory).expanduser()
         # Orbax wants absolute paths; gs:// is one, though pathlib cannot tell.
-        self.directory = directory if "://" in str(directory) else directory.resolve()
+        self.directory = root if "://" in str(root) else root.resolve()
         self._keep = keep
         self._best_metric = best
         self._best_mode = best_mode
         self._metrics = {}  # step -> metrics, as far as they have been asked for
         self._passed_over = []  # what `restore` could not use
-        self._manager = None  # only a run that saves has one: a reader leaves all as it is
+        self._manager: Any = None  # only a run that saves has one: a reader leaves all as it is
         self._own = set()  # steps that were saved or restored here
-        self._confirmed = None  # the newest step that is known to be a good one
-        self._checksums = None  # the thread that writes those of the latest save
+        self._confirmed: int | None = None  # the newest step that is known to be a good one
+        self._checksums: ChecksumsWriter | None = None  # of the latest save
         self._latest = None  # the step of the latest save, which may still be going on
 
     def __enter__(self):
@@ -96,7 +104,13 @@ class Checkpoints:
     def __exit__(self, *_):
         self.close()
 
-    def save(self, step: int, state: Any, data_state: Any = None, metrics=None) -> None:
+    def save(
+        self,
+        step: int,
+        state: Any,
+        data_state: Any = None,
+        metrics: Mapping[str, Any] | None = None,
+    ) -> None:
         """Starts to write a checkpoint; returns when the state may be changed or donated.
 
         A second save of a step is left out: the state is a function of the step.
@@ -238,9 +252,9 @@ class Checkpoints:
         found = ocp.path.step.standard_name_format().find_all(self.directory)
         return sorted(metadata.step for metadata in found if is_checkpoint(metadata.path))
 
-    def path(self, step: int | None) -> str | None:
-        """Where the checkpoint of a step is; None for None."""
-        return None if step is None else str(self.directory / str(step))
+    def path(self, step: int) -> str:
+        """Where the checkpoint of a step is."""
+        return str(self.directory / str(step))
 
     def best_step(self) -> int | None:
         """The finished checkpoint with the best value of the metric, None if none has one."""
@@ -336,8 +350,8 @@ class Checkpoints:
             jax.block_until_ready(arrays)
         if others:
             arrays |= self._dealt(folder, deal, others, arrays, leaves)
-        leaves = [like(leaf, arrays.get(name)) for name, leaf in leaves.items()]
-        return Restored(jax.tree.unflatten(treedef, leaves), data_states[host], step)
+        restored = [like(leaf, arrays.get(name)) for name, leaf in leaves.items()]
+        return Restored(jax.tree.unflatten(treedef, restored), data_states[host], step)
 
     def _dealt(self, folder, deal, shapes, arrays, leaves):
         """Arrays of the devices' own, for the devices of this run; says what happened to them."""
@@ -371,7 +385,7 @@ class Checkpoints:
             value = self._metrics_of(step).get(self._best_metric, math.nan)
             if math.isfinite(value):
                 values[step] = value if self._best_mode == "min" else -value
-        return min(values, key=values.get) if values else None
+        return min(values, key=lambda step: values[step]) if values else None
 
     def _metrics_of(self, step):
         if step not in self._metrics:

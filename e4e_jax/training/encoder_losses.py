@@ -41,13 +41,21 @@ class Loss(Protocol):
     ) -> jax.Array: ...
 
 
-def l2(target, inversion, codes, stage, networks) -> jax.Array:
+def l2(
+    target: jax.Array, inversion: jax.Array, codes: jax.Array, stage: jax.Array, networks: Any
+) -> jax.Array:
     """Mean squared error of the images."""
     return losses.l2(inversion, target)
 
 
 def perceptual(
-    target, inversion, codes, stage, networks, *, network: str = "perceptual"
+    target: jax.Array,
+    inversion: jax.Array,
+    codes: jax.Array,
+    stage: jax.Array,
+    networks: Any,
+    *,
+    network: str = "perceptual",
 ) -> jax.Array:
     """Perceptual distance of the images (LPIPS, Zhang et al. 2018, arXiv 1801.03924).
 
@@ -58,7 +66,15 @@ def perceptual(
     return jnp.mean(look.distance(look.features(inversion), features))
 
 
-def identity(target, inversion, codes, stage, networks, *, network: str = "identity") -> jax.Array:
+def identity(
+    target: jax.Array,
+    inversion: jax.Array,
+    codes: jax.Array,
+    stage: jax.Array,
+    networks: Any,
+    *,
+    network: str = "identity",
+) -> jax.Array:
     """1 - cosine similarity of the images' embeddings (ArcFace on faces, MoCo v2 elsewhere).
 
     The network has `embed(images) -> [B, E]`.
@@ -68,7 +84,9 @@ def identity(target, inversion, codes, stage, networks, *, network: str = "ident
     return losses.cosine_identity(look.embed(inversion), embedding)
 
 
-def adversarial(target, inversion, codes, stage, networks) -> jax.Array:
+def adversarial(
+    target: jax.Array, inversion: jax.Array, codes: jax.Array, stage: jax.Array, networks: Any
+) -> jax.Array:
     """Non-saturating loss of each active layer's code before the latent discriminator.
 
     With it on, the step trains that discriminator (Tov et al. 2021, section 4.2).
@@ -77,11 +95,15 @@ def adversarial(target, inversion, codes, stage, networks) -> jax.Array:
     return losses.active_layers_mean(jax.nn.softplus(-logits), stage)
 
 
-def delta_norm(target, inversion, codes, stage, networks) -> jax.Array:
+def delta_norm(
+    target: jax.Array, inversion: jax.Array, codes: jax.Array, stage: jax.Array, networks: Any
+) -> jax.Array:
     """L2 norms of the active deltas, summed over them (Tov et al. 2021, section 4.1)."""
     return losses.delta_norm(codes, stage)
 
 
-def w_norm(target, inversion, codes, stage, networks) -> jax.Array:
+def w_norm(
+    target: jax.Array, inversion: jax.Array, codes: jax.Array, stage: jax.Array, networks: Any
+) -> jax.Array:
     """L2 norm of all styles' offsets from the average code (pSp, arXiv 2008.00951, section 3.2)."""
     return losses.w_norm(codes - networks["generator"].latent_avg[...])

@@ -13,12 +13,12 @@ from e4e_jax.training.registry import BUNDLES
 from e4e_jax.training.work_directory import FILE, read_config
 
 
-def is_run(path) -> bool:
+def is_run(path: str | os.PathLike) -> bool:
     """Whether a path is the work directory of a run, which is none of its bundle."""
     return os.path.isdir(os.path.join(path, "checkpoints"))
 
 
-def open_run(workdir, step: int | None = None) -> bundle.Bundle:
+def open_run(workdir: str | os.PathLike, step: int | None = None) -> bundle.Bundle:
     """What a bundle of a run would hold, from its newest whole checkpoint or that of `step`.
 
     The config that lies in the work directory says how the networks are built. It is trusted as
@@ -59,7 +59,12 @@ def open_run(workdir, step: int | None = None) -> bundle.Bundle:
 
 
 def export_run(
-    workdir, out, step: int | None = None, *, half: bool = False, overwrite: bool = False
+    workdir: str | os.PathLike,
+    out: str | os.PathLike,
+    step: int | None = None,
+    *,
+    half: bool = False,
+    overwrite: bool = False,
 ) -> bundle.Bundle:
     """Writes a bundle of a run, see `open_run`, and returns it.
 
@@ -77,7 +82,9 @@ def export_run(
     return opened
 
 
-def open_model(name, step: int | None = None) -> api.GeneratorModel | api.FeatureModel:
+def open_model(
+    name: str | os.PathLike, step: int | None = None
+) -> api.GeneratorModel | api.FeatureModel:
     """A bundle, or the work directory of a run (see `open_run`), as a model.
 
     Of a run of an older version, which noted no config, it is the bundle of the run's end.

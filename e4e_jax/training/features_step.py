@@ -1,5 +1,6 @@
 """One training step of a feature network that reads known factors, as one device sees it."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -51,7 +52,8 @@ def make_features_step(
         (value, batch_stats), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
         gradients, value = mean_over_devices((gradients, value), axis_name)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
-        state = state.replace(
+        state = dataclasses.replace(
+            state,
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
             batch_stats=batch_stats,

@@ -1,6 +1,8 @@
 """A watch for losses that are NaN or infinite."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from e4e_jax.runtime import program
 
@@ -9,7 +11,7 @@ class NonFiniteLoss(program.Failure, ArithmeticError):
     """A loss is NaN or infinite: going on would only spoil the weights."""
 
 
-def check_finite(metrics, step: int) -> None:
+def check_finite(metrics: Mapping[str, Any], step: int) -> None:
     """Raises NonFiniteLoss at the first of `metrics` {name: number} that is NaN or infinite.
 
     Args:

@@ -132,7 +132,7 @@ def make_generator_step(
         num_styles = model.config.num_styles
         z_keys, mix_keys, cut_keys = _split(keys, 3)
         z = jax.vmap(lambda k: jax.random.normal(k, (2, z_dim)))(z_keys)
-        if factors is not None:
+        if supervision is not None and factors is not None:
             z = z.at[:, 0].set(supervision.latents(factors, z[:, 0]))
         w = model.mapping(z)
         mixed = jax.vmap(jax.random.uniform)(mix_keys) < options.style_mixing
@@ -152,6 +152,7 @@ def make_generator_step(
         return nnx.merge(discriminator_graph, params)(images)
 
     def supervised_loss(images, targets):
+        assert supervision is not None
         network = supervision.network
         distances = network.distance(network.features(images), network.features(targets))
         terms = {"l2": losses.l2(images, targets), "perceptual": jnp.mean(distances)}
@@ -271,7 +272,8 @@ def make_generator_step(
         new_generator = optax.apply_updates(state.generator, generator_updates)
         # Short runs would otherwise average in the random start: ramp the decay up.
         ramp = 1.0 if average else (1.0 + state.step) / (10.0 + state.step)
-        state = state.replace(
+        state = dataclasses.replace(
+            state,
             step=state.step + 1,
             generator=new_generator,
             generator_average=optax.incremental_update(

@@ -7,13 +7,15 @@ import os
 import platform
 import struct
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from PIL import Image
 
 
-def make_writer(workdir) -> "MetricWriter":
+def make_writer(workdir: str | os.PathLike) -> "MetricWriter":
     """Logs of a run in `workdir`: metrics.jsonl, and TensorBoard's events.
 
     Only the first of several hosts writes.
@@ -27,7 +29,7 @@ def make_writer(workdir) -> "MetricWriter":
     if jax.process_index() != 0:
         return MetricWriter([])
     os.makedirs(workdir, exist_ok=True)
-    writers = [JsonLines(os.path.join(workdir, "metrics.jsonl"))]
+    writers: list[Any] = [JsonLines(os.path.join(workdir, "metrics.jsonl"))]
     try:
         writers.append(TensorBoardEvents(workdir))
     except ImportError as error:
@@ -41,15 +43,15 @@ class MetricWriter:
     What cannot be written costs one warning for each of them, and is written later if it can be.
     """
 
-    def __init__(self, writers):
+    def __init__(self, writers: Sequence[Any]):
         self._writers = writers
         self._warned = set()
 
-    def write_scalars(self, step: int, scalars) -> None:
+    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         """scalars: {name: number}."""
         self._all("write_scalars", step, scalars)
 
-    def write_images(self, step: int, images) -> None:
+    def write_images(self, step: int, images: Mapping[str, Any]) -> None:
         """images: {name: [N, H, W, 3] or [H, W, 3], uint8 or float in [0, 1]}."""
         self._all("write_images", step, images)
 
@@ -100,18 +102,18 @@ class _Appended:
 class JsonLines(_Appended):
     """One JSON object a line: {"step": ..., name: value, ...}; a run that goes on appends."""
 
-    def __init__(self, path):
+    def __init__(self, path: str | os.PathLike):
         super().__init__(path)
         if self._file.tell():
             self._file.seek(-1, os.SEEK_END)
             if self._file.read() != b"\n":  # of a run that was killed in the middle of a line
                 self._kept = b"\n"
 
-    def write_scalars(self, step, scalars):
+    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         line = {"step": int(step)} | {k: float(np.asarray(v)) for k, v in scalars.items()}
         self.append(json.dumps(line).encode() + b"\n")
 
-    def write_images(self, step, images):
+    def write_images(self, step: int, images: Mapping[str, Any]) -> None:
         """Pictures have no place in it."""
 
 
@@ -125,7 +127,7 @@ class TensorBoardEvents(_Appended):
       ImportError: TensorBoard, which has the formats, is not installed.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | os.PathLike):
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
         from tensorboard.plugins.image.metadata import create_summary_metadata as about_image
@@ -140,14 +142,14 @@ class TensorBoardEvents(_Appended):
         super().__init__(os.path.join(folder, name))
         self._kept = self._record(self._event(wall_time=time.time(), file_version="brain.Event:2"))
 
-    def write_scalars(self, step, scalars):
+    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         self._write(
             step,
             {name: np.asarray(value, np.float32) for name, value in scalars.items()},
             self._about_scalar,
         )
 
-    def write_images(self, step, images):
+    def write_images(self, step: int, images: Mapping[str, Any]) -> None:
         self._write(step, {k: _encoded(v) for k, v in images.items()}, self._about_image)
 
     def _write(self, step, values, metadata):

@@ -3,8 +3,12 @@
 import contextlib
 import os
 import threading
+from collections.abc import Mapping
+from typing import Any
 
 import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from e4e_jax.data.images import save_png
 from e4e_jax.data.same_on_hosts import check_same_entries
@@ -26,7 +30,7 @@ _nothing = contextlib.nullcontext()
 _OF_ONE_HOST = {f"config.data.{n}" for n in ("path", "validation_path", "data_dir", "workers")}
 
 
-def train(config, workdir: str) -> None:
+def train(config: ConfigDict, workdir: str) -> None:
     """Trains what `config` describes and leaves everything in `workdir`.
 
     Starts from the newest usable checkpoint in `workdir` if there is one. On SIGTERM it saves and
@@ -68,7 +72,7 @@ def _settings(section, prefix="config.") -> dict[str, str]:
     return found
 
 
-def run_loop(run: Run, config, mesh, workdir: str) -> None:
+def run_loop(run: Run, config: ConfigDict, mesh: Mesh, workdir: str) -> None:
     """`train` for a run that is built already, on the devices of `mesh`."""
     main_host = jax.process_index() == 0
     pictures = os.path.join(workdir, "pictures")
@@ -218,7 +222,7 @@ class Saved:
         self.unconfirmed = step is not None
         self._checkpoints = checkpoints
 
-    def check(self, metrics: dict[str, float], step: int) -> None:
+    def check(self, metrics: Mapping[str, Any], step: int) -> None:
         """Looks at the losses of a step; finite ones confirm an earlier checkpoint.
 
         Raises:
@@ -229,11 +233,18 @@ class Saved:
             check_finite(metrics, step)
         except NonFiniteLoss as error:
             raise NonFiniteLoss(f"{error}; {self._remedy(step)}.") from None
-        if self.unconfirmed and step > self.step:
+        if self.step is not None and self.unconfirmed and step > self.step:
             self._checkpoints.confirm(self.step)
             self.unconfirmed = False
 
-    def save(self, step, state, data_state, metrics, validation) -> None:
+    def save(
+        self,
+        step: int,
+        state: Any,
+        data_state: Any,
+        metrics: Mapping[str, Any],
+        validation: Mapping[str, float] | None,
+    ) -> None:
         """Never a state that is not finite, or whose step's losses were not.
 
         Raises:
@@ -250,7 +261,7 @@ class Saved:
 
     def _remedy(self, step):
         moved = None
-        if self.unconfirmed and step > self.step:
+        if self.step is not None and self.unconfirmed and step > self.step:
             bad, self.unconfirmed = self.step, False
             moved = self._checkpoints.reject(bad)
         else:

@@ -25,7 +25,7 @@ class RangerState(NamedTuple):
       slow_weights: Lookahead's slow weights, likewise.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # a tuple has a method of that name
     momentum: Any
     second_moment: Any
     slow_weights: Any

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from ml_collections import ConfigDict
 
 from e4e_jax.data.images import ImageError, resize_image, to_float
 from e4e_jax.data.pipeline import Pipeline, make_pipeline
@@ -56,7 +57,7 @@ class Run:
     about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def first_weights(make: Callable[[], nnx.Module], given: Callable[[tuple], bool]) -> nnx.Module:
+def first_weights(make: Callable[[], Any], given: Callable[[tuple], bool]) -> Any:
     """A new network whose weights are drawn by one program, where each would be one of its own.
 
     Args:
@@ -73,7 +74,7 @@ def first_weights(make: Callable[[], nnx.Module], given: Callable[[tuple], bool]
     return nnx.merge(graph, replaced, draw())
 
 
-def describe_images(config) -> dict[str, Any]:
+def describe_images(config: ConfigDict) -> dict[str, Any]:
     """What a run trains on, as its bundle notes it: {"images": in words, "size", "count"}."""
     data = config.data
     source = build_source(data, held_out=False)
@@ -81,7 +82,7 @@ def describe_images(config) -> dict[str, Any]:
     return {"images": images, "size": list(data.image_size), "count": len(source)}
 
 
-def training_batches(config, *, with_factors=False) -> Pipeline:
+def training_batches(config: ConfigDict, *, with_factors: bool = False) -> Pipeline:
     """Endless shuffled batches of this host.
 
     Raises:
@@ -106,7 +107,7 @@ def training_batches(config, *, with_factors=False) -> Pipeline:
     )
 
 
-def check_factors(source: Source, config) -> None:
+def check_factors(source: Source, config: ConfigDict) -> None:
     """Raises ValueError where a run learns factors, and its source does not know any."""
     if not hasattr(source, "factors"):
         raise ValueError(
@@ -116,7 +117,7 @@ def check_factors(source: Source, config) -> None:
         )
 
 
-def held_out_images(config) -> LoadedImages:
+def held_out_images(config: ConfigDict) -> LoadedImages:
     """The first `num_validation` held-out images, of the config's size.
 
     They are few and read once; every host holds all of them.
@@ -146,7 +147,7 @@ def held_out_images(config) -> LoadedImages:
     for batch in batches:
         mask = batch.pop("mask")
         kept.append({name: rows[mask] for name, rows in batch.items()})
-        names += [source.names[first + row] for row in np.flatnonzero(mask)]
+        names += [source.names[first + int(row)] for row in np.flatnonzero(mask)]
         first += len(mask)
         if len(names) >= data.num_validation:
             break
@@ -165,11 +166,11 @@ def held_out_images(config) -> LoadedImages:
         arrays["image"],
         names[:count],
         factors=arrays.get("factors"),
-        factor_names=source.factor_names if with_factors else (),
+        factor_names=getattr(source, "factor_names", ()) if with_factors else (),
     )
 
 
-def mean_training_image(config, count: int = 2048) -> np.ndarray:
+def mean_training_image(config: ConfigDict, count: int = 2048) -> np.ndarray:
     """The mean [H, W, 3] in [-1, 1] of the first training images, a baseline of inversion.
 
     Images that cannot be decoded are left out, as in training.
@@ -195,7 +196,7 @@ def _readable(source, count):
 
 
 def build_optimizer(
-    section, total_steps: int, *, stacked_axes=None
+    section: ConfigDict, total_steps: int, *, stacked_axes: Any = None
 ) -> optax.GradientTransformation:
     """The optimiser that a config section describes.
 
@@ -239,11 +240,11 @@ def float_images(step: Callable) -> Callable:
     return with_floats
 
 
-def on_this_host(tree):
+def on_this_host(tree: Any) -> Any:
     """A replicated tree as arrays of this host's first device, for work outside the mesh."""
     return jax.tree.map(lambda x: x.addressable_data(0), tree)
 
 
-def step_of(state) -> int:
+def step_of(state: Any) -> int:
     """How many steps a placed state has behind it."""
     return int(on_this_host(state.step))

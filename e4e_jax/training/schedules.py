@@ -1,6 +1,7 @@
 """Learning-rate schedules."""
 
 import inspect
+from collections.abc import Sequence
 
 import optax
 
@@ -10,11 +11,13 @@ from e4e_jax.training.registry import SCHEDULES, SCHEDULES_OF_OPTAX
 _HIGHEST = ("peak_value", "init_value", "value")  # what optax calls the learning rate
 
 
-def constant(learning_rate, total_steps):
+def constant(learning_rate: float, total_steps: int) -> optax.Schedule:
     return optax.constant_schedule(learning_rate)
 
 
-def linear(learning_rate, total_steps, *, final_fraction=0.0, begin=0):
+def linear(
+    learning_rate: float, total_steps: int, *, final_fraction: float = 0.0, begin: int = 0
+) -> optax.Schedule:
     if begin >= total_steps:  # a trial of a few steps
         return optax.constant_schedule(learning_rate)
     return optax.linear_schedule(
@@ -22,17 +25,21 @@ def linear(learning_rate, total_steps, *, final_fraction=0.0, begin=0):
     )
 
 
-def cosine(learning_rate, total_steps, *, final_fraction=0.0):
+def cosine(
+    learning_rate: float, total_steps: int, *, final_fraction: float = 0.0
+) -> optax.Schedule:
     return optax.cosine_decay_schedule(learning_rate, total_steps, alpha=final_fraction)
 
 
-def warmup_constant(learning_rate, total_steps, *, warmup_steps):
+def warmup_constant(learning_rate: float, total_steps: int, *, warmup_steps: int) -> optax.Schedule:
     if warmup_steps == 0:  # optax would stay at the schedule's first value, 0
         return optax.constant_schedule(learning_rate)
     return optax.warmup_constant_schedule(0.0, learning_rate, warmup_steps)
 
 
-def warmup_cosine(learning_rate, total_steps, *, warmup_steps, final_fraction=0.0):
+def warmup_cosine(
+    learning_rate: float, total_steps: int, *, warmup_steps: int, final_fraction: float = 0.0
+) -> optax.Schedule:
     if warmup_steps >= total_steps:
         raise ValueError(
             f"warmup_steps is {warmup_steps} of {total_steps} steps in all; expected fewer."
@@ -42,11 +49,15 @@ def warmup_cosine(learning_rate, total_steps, *, warmup_steps, final_fraction=0.
     )
 
 
-def step(learning_rate, total_steps, *, boundaries, factor=0.1):
+def step(
+    learning_rate: float, total_steps: int, *, boundaries: Sequence[int], factor: float = 0.1
+) -> optax.Schedule:
     return optax.piecewise_constant_schedule(learning_rate, dict.fromkeys(boundaries, factor))
 
 
-def exponential(learning_rate, total_steps, *, decay_rate, decay_steps):
+def exponential(
+    learning_rate: float, total_steps: int, *, decay_rate: float, decay_steps: int
+) -> optax.Schedule:
     return optax.exponential_decay(learning_rate, decay_steps, decay_rate)
 
 

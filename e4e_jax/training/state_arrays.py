@@ -6,6 +6,7 @@ holds their words), and arrays without elements (Orbax does not write them).
 
 import json
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import numpy as np
 _DESCRIBED = r"([^ ]+) (\[[\d, ]*\])"  # by `describe`
 
 
-def named_leaves(tree):
+def named_leaves(tree: Any) -> tuple[dict[str, Any], Any]:
     """A pytree of arrays -> ({name: leaf}, structure); names like "encoder/heads/0/weight/value".
 
     Raises:
@@ -30,12 +31,12 @@ def named_leaves(tree):
     return leaves, treedef
 
 
-def describe(leaf):
+def describe(leaf: Any) -> str:
     """Type and shape, such as "float32 [3, 512]"."""
     return f"{leaf.dtype} {list(leaf.shape)}"
 
 
-def compare(where, saved, expected):
+def compare(where: str, saved: Any, expected: Any) -> None:
     """Holds the arrays of a file against those of a run, both {name: description}.
 
     Raises:
@@ -50,7 +51,7 @@ def compare(where, saved, expected):
             )
 
 
-def of_other_devices(saved, expected, parts) -> dict[str, tuple[int, ...]]:
+def of_other_devices(saved: Any, expected: Any, parts: Any) -> dict[str, tuple[int, ...]]:
     """{name: shape in the file} of arrays of the devices' own, saved on another number of them.
 
     Such arrays differ in their first axis alone.
@@ -71,7 +72,7 @@ def of_other_devices(saved, expected, parts) -> dict[str, tuple[int, ...]]:
     return shapes if len({shape[0] for shape in shapes.values()}) == 1 else {}
 
 
-def first_not_finite(state) -> str | None:
+def first_not_finite(state: Any) -> str | None:
     """The name of an array of a state that holds NaN or infinity, None if there is none."""
     leaves, _ = named_leaves(state)
     floats = {k: x for k, x in leaves.items() if jnp.issubdtype(x.dtype, jnp.floating) and x.size}
@@ -87,18 +88,18 @@ def _all_finite(arrays):
     return jnp.stack([jnp.isfinite(x).all() for x in arrays])
 
 
-def raw_array(leaf):
+def raw_array(leaf: Any) -> Any:
     """What a file holds for a leaf."""
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
-def abstract_array(leaf):
+def abstract_array(leaf: Any) -> Any:
     """Shape, type and sharding of `raw_array(leaf)`, of which only the same of `leaf` is read."""
     raw = jax.eval_shape(raw_array, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
     return jax.ShapeDtypeStruct(raw.shape, raw.dtype, sharding=_sharding(leaf))
 
 
-def like(template, array):
+def like(template: Any, array: Any) -> Any:
     """The reverse of `raw_array`: type, sharding and freedom to move are the template's."""
     if array is None:
         array = np.empty(template.shape, template.dtype)

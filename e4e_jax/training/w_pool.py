@@ -20,7 +20,7 @@ class WPool(NamedTuple):
     """
 
     entries: jax.Array
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # a tuple has a method of that name
 
 
 def init_w_pool(size: int, entry_shape: tuple[int, ...]) -> WPool:
