@@ -228,7 +228,7 @@ def _table(result) -> str:
         f"jax {about['jax']}, " + ("torch " + about["torch"] if "torch" in about else "no PyTorch"),
         f"ceilings: {ceiling['flops'] / 1e9:.0f} GFLOP/s (matrix product), "
         f"{ceiling['bytes'] / 1e9:.1f} GB/s (copy)",
-        f"a process for each side; settings of e4e_jax.process: {_SETTINGS[result['settings']]}",
+        f"a process for each side; settings of runtime.tuning: {_SETTINGS[result['settings']]}",
     ]
     if "torch" not in about:
         lines.append("PyTorch is not installed, so that ours alone was timed.")

@@ -101,7 +101,7 @@ def _serve(pipe, make_case, case, side, flags):
 
 
 def is_tuned(side: str, settings: str) -> bool:
-    """Whether the process of a side gets what `e4e_jax.process` sets.
+    """Whether the process of a side gets what `e4e_jax.runtime.tuning` sets.
 
     Args:
       side: its name.

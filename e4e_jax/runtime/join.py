@@ -33,7 +33,7 @@ class NotJoined(OSError):
 
 
 def join(address: str | None, num_hosts: int | None, host: int | None) -> None:
-    """Makes this process one of several; see `training.parallel.initialize_distributed`.
+    """Makes this process one of several; see `parallel.initialize_distributed`.
 
     Args:
       address: "name:port" of host 0.

@@ -96,7 +96,7 @@ class Checkpoints:
         self._own = set()  # steps that were saved or restored here
         self._confirmed: int | None = None  # the newest step that is known to be a good one
         self._checksums: ChecksumsWriter | None = None  # of the latest save
-        self._latest = None  # the step of the latest save, which may still be going on
+        self._latest: int | None = None  # the step of the latest save, which may still be going on
 
     def __enter__(self):
         return self

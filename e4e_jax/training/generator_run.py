@@ -1,13 +1,15 @@
 """A run that trains a StyleGAN2 generator, built from a config."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from e4e_jax import bundle
 from e4e_jax.data.batches import in_batches
@@ -45,7 +47,7 @@ _DIRECTION_SAMPLES = 20_000
 _KEPT = ("generator", "generator_average", "discriminator")  # parts of the state, in bundles
 
 
-def build_generator_run(config, mesh) -> Run:
+def build_generator_run(config: ConfigDict, mesh: Mesh) -> Run:
     """Builds the run that `config` describes (see configs/toy_generator.py).
 
     Raises:
@@ -118,7 +120,9 @@ def build_generator_run(config, mesh) -> Run:
     )
 
 
-def generator_bundle(config, about, read: Callable[[Any], Any]) -> bundle.Bundle:
+def generator_bundle(
+    config: ConfigDict, about: Mapping[str, Any], read: Callable[[Any], Any]
+) -> bundle.Bundle:
     """What a bundle of such a run holds, from a checkpoint; see `registry.BundleOfTask`."""
     networks = _first_networks(config, nnx.Rngs(config.seed))
     generator, discriminator = networks["generator_raw"], networks["discriminator"]
@@ -134,7 +138,7 @@ def generator_bundle(config, about, read: Callable[[Any], Any]) -> bundle.Bundle
     return bundle.Bundle("generator", _bundled(generator, discriminator, weights), {})
 
 
-def _first_networks(config, rngs, dtype=jnp.float32) -> dict[str, nnx.Module]:
+def _first_networks(config, rngs, dtype=jnp.float32) -> dict[str, Any]:
     """What a run starts from: the trained generator, its average and the discriminator."""
     width = config.data.image_size[1]
     if config.start:
@@ -149,7 +153,7 @@ def _first_networks(config, rngs, dtype=jnp.float32) -> dict[str, nnx.Module]:
     return networks
 
 
-def _bundled(generator, discriminator, weights) -> dict[str, nnx.Module]:
+def _bundled(generator, discriminator, weights) -> dict[str, Any]:
     """The networks of a bundle, the average first.
 
     Args:
@@ -181,7 +185,7 @@ def _latents(config):
     return source.latents
 
 
-def _networks_to_go_on_from(name, resolution, dtype) -> dict[str, nnx.Module]:
+def _networks_to_go_on_from(name, resolution, dtype) -> dict[str, Any]:
     """Those of a generator bundle: the average, the trained one and its discriminator, or fewer."""
     opened = bundle.load_bundle(name, dtype=dtype)
     if opened.kind != "generator":
@@ -207,12 +211,13 @@ class _GeneratorEvaluation:
     """FID and pictures of a generator's weights, in the features that the config names."""
 
     def __init__(self, config, generator: Generator):
-        self._graph, _, self._constants = nnx.split(generator, nnx.Param, ...)
+        split: Any = nnx.split(generator, nnx.Param, ...)
+        self._graph, _, self._constants = split
         self._config = config
         self._untrained = generator
         held_out = held_out_images(config)
         self._images, self._factor_names = held_out.images, held_out.factor_names
-        self._features = bundle.load_network(config.features) if config.features else None
+        self._features: Any = bundle.load_network(config.features) if config.features else None
         if self._features is not None and len(self._images) < 2:
             raise ValueError(
                 f"config.features is {config.features!r} and there is 1 held-out image that can be "

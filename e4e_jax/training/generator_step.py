@@ -13,6 +13,7 @@ Where the source knows what its images show, a code can be tied to an image: see
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +65,7 @@ class Supervision:
     l2: float
     perceptual: float
     latents: Callable[[jax.Array, jax.Array], jax.Array]
-    network: nnx.Module
+    network: Any
 
 
 @struct.dataclass
