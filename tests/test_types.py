@@ -5,7 +5,8 @@ import pathlib
 
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDERS = ("e4e_jax", "convert_weights", "configs")
-NOT_YET = {"__init__.py", "api.py", "inversion", "training"}
+TO_COME = {"encoder_evaluation.py", "encoder_run.py", "encoder_step.py"}
+NOT_YET = TO_COME | {"__init__.py", "api.py", "invert.py"}
 OPERATORS = ("__init__", "__call__")
 
 
@@ -27,7 +28,7 @@ def public_functions(tree):
 def test_public_functions_are_typed():
     untyped = []
     for path in sorted(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.py")):
-        if path.relative_to(ROOT).parts[1] in NOT_YET:
+        if path.name in NOT_YET:
             continue
         for name, function, bound in public_functions(ast.parse(path.read_text())):
             arguments = function.args.posonlyargs + function.args.args

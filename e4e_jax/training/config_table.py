@@ -42,9 +42,8 @@ def whole(low: int, high: int) -> Field:
     """A whole number; True and 1.0 are none."""
 
     def fits(value):
-        return isinstance(value, numbers.Integral) and not isinstance(value, bool) and (
-            low <= value <= high
-        )  # fmt: skip
+        is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        return is_whole and low <= value <= high
 
     return Field(f"a whole number from {low:,} to {high:,}", fits)
 
@@ -53,7 +52,8 @@ def number(low: float, high: float, *, below: bool = False, above: bool = False)
     """A finite number; `above` excludes the lowest, `below` the highest."""
 
     def fits(value):
-        if not isinstance(value, numbers.Real) or isinstance(value, bool) or math.isnan(value):
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not is_number or math.isnan(value):
             return False
         return (value > low if above else value >= low) and (
             value < high if below else value <= high
@@ -267,7 +267,7 @@ FIELDS = {
 }
 
 
-def check_config(config) -> None:
+def check_config(config: Any) -> None:
     """Looks at every field by itself.
 
     Args:
@@ -280,7 +280,7 @@ def check_config(config) -> None:
     task = values.get("task")
     if not _COMMON["task"].fits(task):
         raise ValueError(_complaint("task", task, _COMMON["task"]))
-    rows = FIELDS.get(task) or _fields_of_own_task(config)
+    rows = FIELDS.get(str(task)) or _fields_of_own_task(config)
     sections = {name.rpartition(".")[0] for name in rows} - {""}
     for name, value in values.items():
         if name in sections:
@@ -315,7 +315,7 @@ def _open_row(name, rows) -> Field | None:
     return None
 
 
-def check_run(config) -> None:
+def check_run(config: Any) -> None:
     """Looks at what the fields say together, as far as that can be known before a run is built.
 
     Raises:
@@ -352,7 +352,7 @@ def check_run(config) -> None:
         )
 
 
-def check_devices(config, devices: int) -> None:
+def check_devices(config: Any, devices: int) -> None:
     """Raises ValueError where a batch cannot be dealt evenly to this number of devices."""
     size = config.batch_size
     if size % devices:

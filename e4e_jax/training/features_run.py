@@ -1,12 +1,14 @@
 """A run that trains a network to read the factors that a source knows of its images."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from e4e_jax import bundle
 from e4e_jax.bundle_json import decode_config
@@ -33,7 +35,7 @@ from e4e_jax.training.tables import format_table
 _FACTORS = "factors"  # of the run's notes: the names of what it reads
 
 
-def build_features_run(config, mesh) -> Run:
+def build_features_run(config: ConfigDict, mesh: Mesh) -> Run:
     """Builds the run that `config` describes (see configs/toy_features.py).
 
     Raises:
@@ -84,7 +86,9 @@ def build_features_run(config, mesh) -> Run:
     )
 
 
-def features_bundle(config, about, read: Callable[[Any], Any]) -> bundle.Bundle:
+def features_bundle(
+    config: ConfigDict, about: Mapping[str, Any], read: Callable[[Any], Any]
+) -> bundle.Bundle:
     """What a bundle of such a run holds, from a checkpoint; see `registry.BundleOfTask`."""
     make, architecture = _network(config, about.get(_FACTORS))
     network = nnx.eval_shape(lambda: make(architecture, rngs=nnx.Rngs(0)))
@@ -95,7 +99,7 @@ def features_bundle(config, about, read: Callable[[Any], Any]) -> bundle.Bundle:
     return bundle.Bundle(kind, {kind: trained}, {})
 
 
-def _network(config, names) -> tuple[type[nnx.Module], Any]:
+def _network(config, names) -> tuple[Any, Any]:
     """The class of the network that the config names, and the config that it is built from."""
     kind = config.features.network
     if kind not in KINDS or KINDS[kind] != (kind,):

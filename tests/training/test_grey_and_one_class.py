@@ -15,6 +15,7 @@ from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
 from e4e_jax.runtime import parallel
 from e4e_jax.training import encoder_run, generator_run
 from e4e_jax.training.generator_step import GeneratorOptions, make_generator_step
+from e4e_jax.training.objective import read_objective
 
 SIZES = {"z_dim": 8, "w_dim": 8, "mapping_layers": 2, "channel_base": 64, "channel_max": 8}
 
@@ -35,8 +36,12 @@ def encoder_config(path, label):
     return config
 
 
+def frozen_networks(config):
+    return encoder_run._frozen_networks(config, read_objective(config.objective))
+
+
 def test_an_encoder_learns_the_w_of_one_class(conditional):
-    found = encoder_run._frozen_networks(encoder_config(conditional, 2)).generator
+    found = frozen_networks(encoder_config(conditional, 2)).generator
     model = GeneratorModel(bundle.load_network(conditional))
     z = np.random.default_rng(0).normal(size=(4000, 8)).astype(np.float32)
     w = np.asarray(model.map(z, 2))
@@ -55,7 +60,7 @@ def test_an_encoder_learns_the_w_of_one_class(conditional):
 )
 def test_a_class_that_does_not_fit_is_one_sentence(conditional, name, label, sentence):
     with pytest.raises(ValueError, match=sentence):
-        encoder_run._frozen_networks(encoder_config(name or conditional, label))
+        frozen_networks(encoder_config(name or conditional, label))
 
 
 def test_a_generator_of_classes_is_not_trained_on(conditional):
