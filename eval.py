@@ -70,7 +70,7 @@ def _evaluate(given, config):
     own = not (given.images or given.against)  # the config's own images
     shown = config.get("edits", {"directions": "", "shown": ()})  # an encoder's config has some
     report = e4e_jax.evaluate(
-        checkpoint and open_model(checkpoint, given.step),
+        open_model(checkpoint, given.step) if checkpoint else None,
         build_source(config.data, held_out=True) if own else given.images,
         given.metrics or (config.evaluation.metrics if own else None),
         edits=given.edits or [f"{name}={strength:g}" for name, strength in shown["shown"]],

@@ -32,7 +32,7 @@ def load(name: str | os.PathLike, *, dtype: Any = None) -> "GeneratorModel | Fea
 
 
 def evaluate(
-    model: "GeneratorModel | str | None",
+    model: "GeneratorModel | FeatureModel | str | None",
     source: Any = None,
     metrics: Sequence[str] | None = None,
     **options: Any,

@@ -26,7 +26,7 @@ METRICS_OF_THE_PAPER = ("l2", "lpips", "id", "fid", "swd")
 
 
 def prepare(
-    model: api.GeneratorModel | str | None,
+    model: api.GeneratorModel | api.FeatureModel | str | None,
     source: Any = None,
     metrics: Sequence[str | Request] | None = None,
     *,
