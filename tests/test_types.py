@@ -5,7 +5,7 @@ import pathlib
 
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDERS = ("e4e_jax", "convert_weights", "configs")
-TO_COME = {"encoder_evaluation.py", "encoder_run.py", "encoder_step.py"}
+TO_COME = {"encoder_run.py", "encoder_step.py"}
 NOT_YET = TO_COME | {"api.py", "invert.py"}
 OPERATORS = ("__init__", "__call__")
 

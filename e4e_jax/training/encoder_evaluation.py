@@ -91,8 +91,9 @@ class EncoderEvaluation:
         self._mean_image = mean_image
         self._edits = edits
         self._batch_size = batch_size
-        self._graph, params, batch_stats = nnx.split(encoder, nnx.Param, nnx.BatchStat)
-        self._options = {
+        split: Any = nnx.split(encoder, nnx.Param, nnx.BatchStat)
+        self._graph, params, batch_stats = split
+        self._options: dict[str, Any] = {
             "networks": networks, "batch_size": batch_size, "share": ALL_OF_IT, "cache": "",
             "progress": None,
         }  # fmt: skip
@@ -113,14 +114,14 @@ class EncoderEvaluation:
             lambda frozen, codes: synthesize_like(nnx.merge(graph, frozen), codes, size)
         )
         readers = [r.network for r in self._requests if r.written.row == "factors"]
-        self._reader = networks.get(readers[0]) if readers else None
+        self._reader = networks.get(str(readers[0])) if readers else None
 
     @property
     def reads_factors(self) -> bool:
         """Whether there are known factors that a network reads back."""
         return self._reader is not None
 
-    def measure(self, weights, count: int | None = None) -> Measured:
+    def measure(self, weights: tuple[Any, Any], count: int | None = None) -> Measured:
         """Inverts the held-out images, or the first `count` of them.
 
         Args:
@@ -141,14 +142,17 @@ class EncoderEvaluation:
         cells = np.stack(columns, axis=1).reshape(-1, *images.shape[1:])
         return sheet(cells, len(columns), labels)
 
-    def table(self, measured: Measured, untrained) -> str:
+    def table(self, measured: Measured, untrained: tuple[Any, Any]) -> str:
         """The final table.
 
         Args:
           measured: of the trained encoder.
           untrained: (params, batch_stats) of the encoder before training.
         """
-        rows = {"inversion": measured.report, "untrained encoder": self.measure(untrained).report}
+        rows: dict[str, Mapping[str, float]] = {
+            "inversion": measured.report,
+            "untrained encoder": self.measure(untrained).report,
+        }
         rows |= self._baselines()
         names = [name for name in rows["generator's average image"] if name in measured.report]
         title = f"{len(self._held_out)} held-out images"
@@ -165,7 +169,7 @@ class EncoderEvaluation:
             parts.append(format_table("R2 of the factors read back", [*factors], read))
         return "\n\n".join(parts)
 
-    def edit_effects(self, codes, directions: Mapping[str, np.ndarray]) -> np.ndarray:
+    def edit_effects(self, codes: np.ndarray, directions: Mapping[str, np.ndarray]) -> np.ndarray:
         """Mean change of every factor that is read back when each direction is applied.
 
         Each direction is applied at strength +1 and −1; half of the difference, so the numbers
