@@ -3,17 +3,19 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import ArrayLike, DTypeLike
 
 from e4e_jax import bundle
 from e4e_jax.data.batches import in_batches
 from e4e_jax.data.images import resize_image, to_float, to_uint8
 from e4e_jax.data.inputs import input_source, to_input
+from e4e_jax.data.registry import Source
 from e4e_jax.data.sources import ImageFiles
 from e4e_jax.editing.edits import Edit, Latents
 from e4e_jax.editing.files import load_directions
@@ -56,7 +58,9 @@ class GeneratorModel:
         self._map = _compiled(generator, Generator.map)  # z, truncation_psi, label
         self._synthesize = _compiled(generator, _synthesize)
 
-    def map(self, z, label=None, *, truncation_psi: float = 1.0) -> jax.Array:
+    def map(
+        self, z: ArrayLike, label: ArrayLike | None = None, *, truncation_psi: float = 1.0
+    ) -> jax.Array:
         """z [B, z_dim] -> w [B, D], pulled towards the average for `truncation_psi` < 1.
 
         Args:
@@ -68,8 +72,9 @@ class GeneratorModel:
         Raises:
           ValueError: z of another shape, or a label that does not fit the generator.
         """
-        z = _checked("z", z, (None, self.generator.config.z_dim))
-        return self._map(z, truncation_psi, _checked_label(label, len(z), self.num_classes))
+        codes = _checked("z", z, (None, self.generator.config.z_dim))
+        label = _checked_label(label, len(codes), self.num_classes)
+        return self._map(codes, truncation_psi, label)
 
     def for_class(self, label: int) -> "GeneratorModel":
         """The generator of one class, without classes; see `stylegan2.class_generator`.
@@ -83,7 +88,7 @@ class GeneratorModel:
         model.directions_file = self.directions_file
         return model
 
-    def broadcast(self, w) -> jax.Array:
+    def broadcast(self, w: ArrayLike) -> jax.Array:
         """w [B, D] -> w_plus [B, L, D], the same w for every style."""
         return self.generator.broadcast(_checked("w", w, (None, self.generator.config.w_dim)))
 
@@ -161,7 +166,13 @@ class GeneratorModel:
         """
         return find_directions(self, method, scored, **options)
 
-    def synthesize(self, codes: Latents, key=None, *, noises=None) -> jax.Array:
+    def synthesize(
+        self,
+        codes: Latents,
+        key: jax.Array | None = None,
+        *,
+        noises: Sequence[jax.Array] | None = None,
+    ) -> jax.Array:
         """Codes -> images [B, R, R, 3] in [-1, 1].
 
         Args:
@@ -238,7 +249,7 @@ class Inverter(GeneratorModel):
                 f"The encoder makes codes of shape [B, {codes[0]}, {codes[1]}]; its generator "
                 f"takes [B, {self.num_styles}, {generator.config.w_dim}]."
             )
-        self.iterations = encoder.config.iterations
+        self.iterations = int(encoder.config.iterations or 1)
         self._encode = _compiled(
             nnx.Dict(encoder=encoder, generator=generator),
             lambda networks, images, iterations: encode(
@@ -246,7 +257,7 @@ class Inverter(GeneratorModel):
             ),
         )
 
-    def source(self, source):
+    def source(self, source: Source) -> Source:
         """Files of sketches or of maps of labels as RGB images; see `inputs.input_source`.
 
         Raises:
@@ -254,12 +265,12 @@ class Inverter(GeneratorModel):
         """
         return input_source(source, self.encoder.config)
 
-    def to_input(self, images) -> jax.Array:
+    def to_input(self, images: ArrayLike) -> jax.Array:
         """RGB images [B, H, W, 3] in [-1, 1], as `source` gives them -> what `encode` takes."""
-        images = _checked_images(images, (None, *self.image_size, 3))
-        return to_input(images, self.encoder.config)
+        checked = _checked_images(images, (None, *self.image_size, 3))
+        return to_input(checked, self.encoder.config)
 
-    def read_input(self, path) -> jax.Array:
+    def read_input(self, path: str | os.PathLike) -> jax.Array:
         """An image file -> what `encode` takes of it, [1, H, W, C], resized to `image_size`.
 
         Raises:
@@ -268,7 +279,7 @@ class Inverter(GeneratorModel):
         image = resize_image(self.source(ImageFiles([path]))[0], self.image_size)
         return self.to_input(to_float(image)[None])
 
-    def encode(self, images, iterations: int | None = None) -> jax.Array:
+    def encode(self, images: ArrayLike, iterations: int | None = None) -> jax.Array:
         """Images -> codes w_plus [B, L, D], `latent_avg` added.
 
         Args:
@@ -290,7 +301,7 @@ class Inverter(GeneratorModel):
             raise ValueError(f"iterations is {iterations}; expected {expected}.")
         return self._encode(images, iterations)
 
-    def invert(self, images, method: str | Method = "encoder", **options) -> Inverted:
+    def invert(self, images: jax.Array, method: str | Method = "encoder", **options) -> Inverted:
         """Images -> codes and their pictures, by a method of `inversion.registry.METHODS`.
 
         Args:
@@ -325,7 +336,9 @@ class FeatureModel:
         return self._call(*(_checked_images(batch, (None, None, None, 3)) for batch in images))
 
 
-def load(name, *, dtype=None) -> GeneratorModel | FeatureModel:
+def load(
+    name: str | os.PathLike, *, dtype: DTypeLike | None = None
+) -> GeneratorModel | FeatureModel:
     """See `e4e_jax.load`."""
     model = of_bundle(bundle.load_bundle(name, dtype=dtype))
     if isinstance(model, GeneratorModel):

@@ -1,5 +1,8 @@
 """Images -> codes by an encoder, and codes -> images as encoders and losses see them."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -8,7 +11,14 @@ from e4e_jax.models.encoder import Encoder
 from e4e_jax.models.stylegan2 import Generator
 
 
-def encode(encoder: Encoder, generator: Generator, images, stage=None, *, iterations=None):
+def encode(
+    encoder: Encoder,
+    generator: Generator,
+    images: jax.Array,
+    stage: int | jax.Array | None = None,
+    *,
+    iterations: int | jax.Array | None = None,
+) -> jax.Array:
     """Images -> codes w_plus [B, L, D], `latent_avg` added.
 
     An iterative encoder (ReStyle; Alaluf et al. 2021, arXiv 2104.02699, section 3.2) starts from
@@ -36,13 +46,19 @@ def encode(encoder: Encoder, generator: Generator, images, stage=None, *, iterat
     return jax.lax.fori_loop(0, iterations, improve, jnp.repeat(average, images.shape[0], axis=0))
 
 
-def invert(encoder: Encoder, generator: Generator, images, stage=None, **noise):
+def invert(
+    encoder: Encoder,
+    generator: Generator,
+    images: jax.Array,
+    stage: int | jax.Array | None = None,
+    **noise,
+) -> tuple[jax.Array, jax.Array]:
     """Images [B, H, W, 3] -> codes w_plus [B, L, D] and their synthesis [B, H, W, 3]."""
     codes = encode(encoder, generator, images, stage)
     return codes, synthesize_like(generator, codes, encoder.config.image_size, **noise)
 
 
-def synthesize_like(generator: Generator, codes, size, **noise):
+def synthesize_like(generator: Generator, codes: Any, size: Sequence[int], **noise) -> jax.Array:
     """Synthesises codes at the encoder's image size (H, W), as the losses compare them.
 
     Larger images are averaged over square areas to the width W; of wide formats (cars) the

@@ -1,13 +1,15 @@
 """A run that trains an encoder on a frozen generator, built from a config."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from e4e_jax import bundle
 from e4e_jax.data.images import save_png
@@ -52,7 +54,7 @@ from e4e_jax.training.w_pool import deal_w_pools
 _ROWS = 8  # held-out images that pictures show, but for that of the end
 
 
-def build_encoder_run(config, mesh) -> Run:
+def build_encoder_run(config: ConfigDict, mesh: Mesh) -> Run:
     """Builds the run that `config` describes (see configs/ffhq.py) on the devices of `mesh`.
 
     Raises:
@@ -162,7 +164,9 @@ def build_encoder_run(config, mesh) -> Run:
     )
 
 
-def encoder_bundle(config, about, read: Callable[[Any], Any]) -> bundle.Bundle:
+def encoder_bundle(
+    config: ConfigDict, about: Mapping[str, Any], read: Callable[[Any], Any]
+) -> bundle.Bundle:
     """What a bundle of such a run holds, from a checkpoint; see `registry.BundleOfTask`."""
     generator = _generator(config)
     architecture = _encoder_config(config, generator.config)
@@ -239,7 +243,7 @@ def _encoder_config(config, generator) -> EncoderConfig:
 
 
 def _backbone(section) -> IRSEConfig | ResNetConfig:
-    shape = {
+    shape: dict[str, Any] = {
         "widths": tuple(section.widths),
         "depths": tuple(section.depths),
         "in_channels": 3 if section.iterations == 1 else 6,  # the image and what it has come to
@@ -256,13 +260,13 @@ def _copy_backbone(name, encoder: Encoder, key):
     yuval-alaluf/restyle-encoder.
     """
     networks = bundle.load_bundle(name).networks.values()
-    source = next((nnx.state(n.backbone) for n in networks if hasattr(n, "backbone")), None)
+    source: Any = next((nnx.state(n.backbone) for n in networks if hasattr(n, "backbone")), None)
     if source is None:
         raise ValueError(
             f"config.encoder.warm_start is {name!r}, which has no backbone; expected the bundle of "
             "a network with one, such as ArcFace or an encoder."
         )
-    target = nnx.state(encoder.backbone)
+    target: Any = nnx.state(encoder.backbone)
     stem, wanted = source["stem_conv"]["kernel"], target["stem_conv"]["kernel"].shape
     *sides, channels, features = stem.shape
     if encoder.config.iterative and wanted == (*sides, 2 * channels, features):

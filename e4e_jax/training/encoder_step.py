@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx, struct
+from jax.sharding import Mesh
 
 from e4e_jax.inversion.invert import synthesize_like
 from e4e_jax.models.encoder import Encoder
@@ -58,16 +59,18 @@ class EncoderState:
 
 
 # W pools belong to a device; the rest of the state is the same everywhere.
+_POOLS: dict[str, Any] = {"real_pool": PER_DEVICE, "fake_pool": PER_DEVICE}
 STATE_SPECS = EncoderState(
-    **{f.name: REPLICATED for f in dataclasses.fields(EncoderState)}
-).replace(real_pool=PER_DEVICE, fake_pool=PER_DEVICE)
+    **{f.name: REPLICATED for f in dataclasses.fields(EncoderState)} | _POOLS
+)
 
 
-def place_state(state: EncoderState, mesh) -> EncoderState:
+def place_state(state: EncoderState, mesh: Mesh) -> EncoderState:
     """Copies a first state to the devices, as `STATE_SPECS` says."""
     pools = {"real_pool": state.real_pool, "fake_pool": state.fake_pool}
-    shared = state.replace(real_pool=None, fake_pool=None)
-    return replicate(shared, mesh).replace(**stack_per_device(pools, mesh))
+    none: dict[str, Any] = dict.fromkeys(pools)
+    shared = dataclasses.replace(state, **none)
+    return dataclasses.replace(replicate(shared, mesh), **stack_per_device(pools, mesh))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +85,7 @@ class FrozenNetworks:
     generator: Generator
     others: Mapping[str, nnx.Module] = dataclasses.field(default_factory=dict)
 
-    def split(self):
+    def split(self) -> tuple[nnx.GraphDef, nnx.State]:
         """The graph (static) and the arrays (an argument of the compiled step)."""
         return nnx.split(nnx.Dict(generator=self.generator, **self.others))
 
@@ -181,7 +184,8 @@ def make_encoder_step(
             lambda *unchanged: unchanged,
             *trained,
         )
-        state = state.replace(
+        state = dataclasses.replace(
+            state,
             discriminator=trained[0],
             discriminator_optimizer=trained[1],
             real_pool=real_pool,
@@ -247,7 +251,7 @@ def make_encoder_step(
                 encoder_params,
                 has_aux=True,
             )
-            state = state.replace(batch_stats=batch_stats)
+            state = dataclasses.replace(state, batch_stats=batch_stats)
             metrics = {}
             if options.is_adversarial:
                 fakes = jax.lax.stop_gradient(codes)
@@ -291,7 +295,7 @@ def make_encoder_step(
             return state, gradients, of_last
 
         encoder_params = state.encoder
-        moving = state.replace(encoder=(), optimizer=())
+        moving = dataclasses.replace(state, encoder=(), optimizer=())
         if config.iterative:
             moving, gradients, metrics = all_passes(moving)
         else:
@@ -299,7 +303,8 @@ def make_encoder_step(
             moving, gradients, metrics, *_ = one_pass(moving, start, None, 0, noise_keys)
         gradients, metrics = mean_over_devices((gradients, metrics), axis_name)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.encoder)
-        state = moving.replace(
+        state = dataclasses.replace(
+            moving,
             step=state.step + 1,
             encoder=optax.apply_updates(state.encoder, updates),
             optimizer=optimizer_state,
