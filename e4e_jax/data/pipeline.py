@@ -66,6 +66,7 @@ def make_pipeline(
       A `Pipeline`, whose batches are dicts of
         image: uint8 [b, height, width, 3], b = batch_size / hosts
         index: int32 [b], the row within the global batch
+        target: the same, of a source with targets only
         factors: float32 [b, K], with_factors only
         mask: bool [b], False for padding and undecodable images, without repeat only
 
@@ -102,6 +103,7 @@ def make_pipeline(
         flip_seed=seed if flip else None,
         max_bad_images=limit,
         with_factors=with_factors,
+        with_targets=getattr(source, "targets", None) is not None,
         evaluation=not repeat,
     )
     batches = order.batch(rows)[host::hosts].map_with_index(load)
@@ -249,6 +251,7 @@ class _LoadBatch:
     flip_seed: int | None
     max_bad_images: int
     with_factors: bool
+    with_targets: bool
     evaluation: bool
 
     def __call__(self, step, order):
@@ -258,19 +261,23 @@ class _LoadBatch:
         batch with more of them than allowed is given up, and has no images.
         """
         bad = {}  # example -> reason
-        images, used = [], []
+        loaded, used = [], []
         at_once = self._at_once(order)
         index = self.first_row + np.arange(len(order), dtype=np.int32)
         for row, example in zip(index, order, strict=True):
-            example, image = self._decode(int(example), bad, at_once)
+            example, images = self._decode(int(example), bad, at_once)
             if len(bad) > self.max_bad_images:
                 return {"bad": [(self._name(i), reason) for i, reason in bad.items()]}
             if self._flipped(step * self.batch_size + int(row)):
-                image = image[:, ::-1]
-            images.append(image)
+                images = [image[:, ::-1] for image in images]
+            loaded.append(images)
             used.append(example)
 
-        batch: dict[str, Any] = {"image": np.stack(images), "index": index}
+        names = ("image", "target") if self.with_targets else ("image",)
+        batch: dict[str, Any] = dict(
+            zip(names, map(np.stack, zip(*loaded, strict=True)), strict=True)
+        )
+        batch["index"] = index
         if self.with_factors:
             batch["factors"] = self.source.factors(np.maximum(used, 0))
         if self.evaluation:
@@ -286,17 +293,19 @@ class _LoadBatch:
         return dict(zip(examples, self.source.read_many(examples), strict=True))
 
     def _decode(self, example, bad, at_once):
-        """Example to read -> (example that was read or _PADDING, image); notes the bad ones."""
+        """Example to read -> (that was read or _PADDING, [image, target]); notes the bad ones."""
         while example != _PADDING and len(bad) <= self.max_bad_images:
             try:
-                return example, self._resized(example, at_once)
+                image = at_once[example] if example in at_once else self.source[example]
+                images = [image, self.source.targets[example]] if self.with_targets else [image]
+                return example, [self._resized(image, example) for image in images]
             except ImageError as error:
                 bad[example] = str(error)
             example = _PADDING if self.evaluation else (example + 1) % len(self.source)
-        return _PADDING, np.zeros((*self.image_size, 3), np.uint8)
+        nothing = np.zeros((*self.image_size, 3), np.uint8)
+        return _PADDING, [nothing] * (2 if self.with_targets else 1)
 
-    def _resized(self, example, at_once):
-        image = at_once[example] if example in at_once else self.source[example]
+    def _resized(self, image, example):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(
                 f"{self._name(example)} of {type(self.source).__name__} is {image.dtype} "

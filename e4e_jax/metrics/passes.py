@@ -72,7 +72,7 @@ def inversion_pass(
     model_key: Any,
     share: Share = ALL_OF_IT,
 ) -> Pass:
-    """Images against their inversions.
+    """Images, or the targets that their source has for them, against their inversions.
 
     Args:
       source: of images, see `data.sources`.
@@ -85,10 +85,9 @@ def inversion_pass(
     """
 
     def images(networks, arrays):
-        reference = to_float(arrays["image"])
-        codes = encode(networks, reference)
+        codes = encode(networks, to_float(arrays["image"]))
         return arrays | {
-            "reference": reference,
+            "reference": to_float(arrays.get("target", arrays["image"])),
             "codes": codes,
             "measured": jnp.clip(synthesize(networks, codes), -1, 1),
             "generator": networks["generator"],

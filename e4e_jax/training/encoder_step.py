@@ -104,7 +104,8 @@ def make_encoder_step(
     """Returns `init(key) -> state` and `step(state, batch, frozen) -> (state, metrics)`.
 
     The batch holds "image" [b, H, W, 3] in [-1, 1] of this device and "index" [b], the position of
-    each example in the global batch; `frozen` are the arrays of `networks.split()`. `step` runs per
+    each example in the global batch, and may hold "target", what an encoder is to give back in
+    place of "image"; `frozen` are the arrays of `networks.split()`. `step` runs per
     device over the named axis and averages its gradients and
     metrics over it. `state.step` decides the progressive stage, so one compiled program serves
     the whole run.
@@ -206,7 +207,7 @@ def make_encoder_step(
         codes = start + encoder(inputs, stage, remat=remat in ("encoder", "all"))
         return codes, nnx.state(encoder, nnx.BatchStat)
 
-    def objective(codes, images, networks, stage, noise_keys):
+    def objective(codes, targets, networks, stage, noise_keys):
         """The weighted sum of all terms; each of them, and the inversion [B, H, W, 3]."""
         inversion = synthesize_like(
             networks["generator"],
@@ -219,8 +220,10 @@ def make_encoder_step(
         values = {}
         for term, loss in terms:
             what = f"config.objective.{term.name}: {term.loss}"
-            seen = images, inversion, codes, stage, networks
-            values[term.name] = call(what, loss, *seen, **term.options)
+            seen = targets, inversion, codes, stage, networks
+            values[term.name] = value = call(what, loss, *seen, **term.options)
+            if jnp.shape(value):
+                raise ValueError(f"{what} gives {list(jnp.shape(value))}; expected a scalar.")
         total = sum(term.weight * values[term.name] for term, _ in terms)
         return total, (values, inversion)
 
@@ -228,6 +231,7 @@ def make_encoder_step(
         networks = nnx.merge(frozen_graph, frozen)
         generator = networks["generator"]
         images = batch["image"]
+        targets = batch.get("target", images)
         keys = example_keys(state.key, state.step, batch["index"])
         z_keys, layer_keys, noise_keys = jax.vmap(lambda k: jax.random.split(k, 3))(keys).T
         if options.progressive_start is None:
@@ -268,7 +272,7 @@ def make_encoder_step(
             discriminator = nnx.merge(discriminator_graph, state.discriminator)
             others = dict(networks) | {"discriminator": discriminator}
             (total, (values, inversion)), cotangent = jax.value_and_grad(
-                lambda codes: objective(codes, images, others, stage, noise_keys), has_aux=True
+                lambda codes: objective(codes, targets, others, stage, noise_keys), has_aux=True
             )(codes)
             (gradients,) = pull_encoder(cotangent)
             return state, gradients, {"loss": total, **values, **metrics}, codes, inversion

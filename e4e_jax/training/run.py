@@ -167,6 +167,7 @@ def held_out_images(config: ConfigDict) -> LoadedImages:
         names[:count],
         factors=arrays.get("factors"),
         factor_names=getattr(source, "factor_names", ()) if with_factors else (),
+        targets=arrays.get("target"),
     )
 
 
@@ -234,8 +235,8 @@ def float_images(step: Callable) -> Callable:
     """Lets a per-device step take uint8 images: a quarter of the bytes travels to the device."""
 
     def with_floats(state, batch, *rest):
-        images = to_float(batch["image"])
-        return step(state, {**batch, "image": images}, *rest)
+        images = {k: to_float(batch[k]) for k in ("image", "target") if k in batch}
+        return step(state, {**batch, **images}, *rest)
 
     return with_floats
 

@@ -35,6 +35,16 @@ class Numbers:
         return np.stack([indices, -np.asarray(indices)], 1).astype(np.float32)
 
 
+class Pairs(Numbers):
+    """Beside image i its target, 100 + i on the left half and 200 on the right."""
+
+    @property
+    def targets(self):
+        images = np.full((self.count, *SIZE, 3), 200, np.uint8)
+        images[:, :, :2] = 100 + np.arange(self.count)[:, None, None, None]
+        return images
+
+
 def pipeline(source, **arguments):
     return make_pipeline(source, **{"batch_size": 4, "image_size": SIZE, "seed": 7, **arguments})
 
@@ -328,3 +338,16 @@ def test_workers_end_with_their_parent(folder, tmp_path):
     while is_running(worker) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not is_running(worker)
+
+
+def test_targets_come_beside_their_images_and_are_mirrored_with_them():
+    batches = pipeline(Pairs(40), flip=True)
+    mirrored = []
+    for _ in range(6):
+        batch = next(batches)
+        for image, target in zip(batch["image"], batch["target"], strict=True):
+            mirrored.append(image[0, 0, 0] == 255)
+            left, right = (image[:, ::-1], target[:, ::-1]) if mirrored[-1] else (image, target)
+            assert right[0, 0, 0] == 100 + left[0, 0, 0] and right[0, -1, 0] == 200
+    assert 0 < sum(mirrored) < len(mirrored)
+    assert "target" not in next(pipeline(Numbers(8)))

@@ -280,7 +280,12 @@ def darkness(target, inversion, codes, stage, networks, *, power=1.0):
     return jnp.mean(jnp.abs(target - inversion) ** power)
 
 
+def a_picture(target, inversion, codes, stage, networks):
+    return jnp.mean(jnp.abs(target - inversion), axis=(1, 2))
+
+
 def a_step_with(term):
+    """Metrics of a step whose images have targets far from them, 100 everywhere."""
     options = objective(
         l2=1.0, perceptual=0, identity=0, adversarial=0, delta_norm=0, progressive_start=None,
         mine={"weight": 0.5, **term},
@@ -289,12 +294,14 @@ def a_step_with(term):
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
     state = place_state(init(jax.random.key(0)), mesh)
     (batch,) = batches(1)
+    batch["target"] = np.full_like(batch["image"], 100)
     compiled = parallel.parallelize(step, mesh, state_specs=STATE_SPECS)
     return compiled(state, parallel.put_batch(batch, mesh), frozen.split()[1])[1]
 
 
 def test_a_loss_of_ones_own_is_weighted_and_told_its_options():
     metrics = a_step_with({"loss": f"{__name__}:darkness", "power": 2.0})
+    assert metrics["l2"] > 1000  # the distance to the targets
     assert metrics["mine"] == pytest.approx(float(metrics["l2"]), rel=1e-6)
     assert metrics["loss"] == pytest.approx(1.5 * float(metrics["l2"]), rel=1e-6)
 
@@ -303,6 +310,7 @@ def test_a_loss_of_ones_own_is_weighted_and_told_its_options():
     ("term", "message"),
     [
         ({"loss": f"{__name__}:darkness", "colour": 1}, "darkness takes no 'colour'"),
+        ({"loss": f"{__name__}:a_picture"}, r"a_picture gives .8, 3.; expected a scalar"),
         ({"loss": f"{__name__}:missing"}, "cannot be imported: AttributeError"),
     ],
 )

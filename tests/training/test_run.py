@@ -11,6 +11,7 @@ from PIL import Image
 
 from configs import common, folder, toy, toy_features, toy_generator
 from e4e_jax.data.registry import build_source
+from e4e_jax.metrics import passes
 from e4e_jax.models.encoder import Encoder, EncoderConfig
 from e4e_jax.models.irse import IRSEConfig
 from e4e_jax.toy.faces import FACTORS
@@ -43,6 +44,33 @@ def test_factors_are_learned_where_the_source_knows_them(tmp_path):
     config.data.source, config.data.path = "folder", a_folder(tmp_path / "a", 2)
     with pytest.raises(ValueError, match="'folder' does not know; expected a source with factors"):
         run.training_batches(config, with_factors=True)
+
+
+class Negatives:
+    """Images of one grey each, and as targets their negatives."""
+
+    names = ("a", "b", "c")
+    targets = [np.full((9, 9, 3), 255 - 10 * i, np.uint8) for i in range(3)]
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return 255 - self.targets[index]
+
+
+def test_targets_of_held_out_images_are_kept_and_measured(monkeypatch):
+    config = folder_config("unused")
+    monkeypatch.setattr(run, "build_source", lambda data, held_out: Negatives())
+    held_out = run.held_out_images(config)
+    np.testing.assert_array_equal(held_out.targets, 255 - held_out.images)
+    whole = passes.inversion_pass(
+        held_out, lambda networks, images: images, lambda networks, codes: codes,
+        image_size=(8, 8), batch_size=3, model_key=None,
+    )  # fmt: skip
+    ((_, _, arrays),) = whole.batches()
+    found = whole.images({"generator": None}, arrays)
+    np.testing.assert_allclose(found["reference"], -found["measured"], atol=1e-6)
 
 
 def test_schedules_reach_the_optimiser():
