@@ -13,6 +13,7 @@ from training.tiny_run import make_folder
 
 from configs import toy
 from e4e_jax.__main__ import main
+from e4e_jax.bundle import load_network
 from e4e_jax.data.images import save_png
 from e4e_jax.data.registry import build_source
 from e4e_jax.editing.files import load_directions
@@ -66,7 +67,7 @@ def start(folder, *command):
 
 
 def test_each_part_takes_twenty_lines_at_most():
-    assert len(PARTS) == 7 and all(len(text.splitlines()) < 20 for text in PARTS.values())
+    assert len(PARTS) == 8 and all(len(text.splitlines()) < 20 for text in PARTS.values())
 
 
 def test_the_page_trains_measures_inverts_finds_and_edits(package, monkeypatch, capsys):
@@ -94,6 +95,10 @@ def test_the_page_trains_measures_inverts_finds_and_edits(package, monkeypatch, 
     found = load_directions("chance.npz")
     assert set(found) == {"chance_0", "chance_1", "chance_2"} and found["chance_1"].shape == (8,)
     assert (package / "edited" / "grid.png").exists()
+    _, faded = load_latents("faded/latents.npz")
+    average = load_network("runs/mine/bundle", "generator").latent_avg[...]
+    assert faded.shape == (4, 4, 8) and np.abs(faded[2:] - average).max() < 1e-4
+    assert np.abs(faded[:2] - average).max() > 1e-3
 
 
 MISTAKES = """

@@ -11,7 +11,8 @@ from e4e_jax.editing.registry import FINDERS
 from e4e_jax.editing.scores import read_scores
 from e4e_jax.inversion.folder import load_latents
 from e4e_jax.runtime.files import writing
-from e4e_jax.runtime.options import option_names, parse_options
+from e4e_jax.runtime.options import parse_options
+from e4e_jax.runtime.registry import takes
 
 _OF_SCORES = ("interfacegan", "stylespace")  # which need some
 
@@ -63,10 +64,9 @@ def _run(flags):
     if flags.count is not None and not 0 < flags.count <= size and suffix == ".npz":
         raise ValueError(f"--count is {flags.count}; expected 1 to {size}.")
     scored = _scored(flags, model)
-    names = option_names(finder)
     for name in ("count", "samples", "condition"):
         value = getattr(flags, name)
-        if value not in (None, False) and (names is None or name in names):
+        if value not in (None, False) and takes(finder, name):
             options[name] = value
     found = find_directions(model, flags.method, scored, **options)
     for name, direction in found.items():

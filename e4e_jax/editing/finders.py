@@ -15,7 +15,8 @@ from e4e_jax.editing.registry import FINDERS
 from e4e_jax.editing.sefa import sefa_directions
 from e4e_jax.editing.stylespace import attribute_channels
 from e4e_jax.models.stylegan2 import Generator
-from e4e_jax.runtime.options import check_options, failures_of, part_name
+from e4e_jax.runtime.options import failures_of, part_name
+from e4e_jax.runtime.registry import check_call
 
 _BATCH = 100
 _OF_CODES = "a standard deviation of the codes along it"
@@ -100,7 +101,7 @@ def find_directions(
     """
     what = f"the finder {part_name(method)}"
     function = FINDERS.find(method) if isinstance(method, str) else method
-    check_options(what, function, options)
+    check_call(what, function, model, scored, **options)
     with failures_of(what):
         found = function(model, scored, **options)
     if not (isinstance(found, dict) and all(

@@ -13,7 +13,8 @@ from e4e_jax.inversion.contract import Inverted, Inverter, Method
 from e4e_jax.inversion.domain import comparison
 from e4e_jax.inversion.refine import optimize_w, optimize_w_plus, tune_generator
 from e4e_jax.inversion.registry import METHODS
-from e4e_jax.runtime.options import check_options, failures_of, option_names, part_name
+from e4e_jax.runtime.options import failures_of, part_name
+from e4e_jax.runtime.registry import check_call, takes
 
 STEPS = 100  # of optimisation, where a caller names no number
 
@@ -31,7 +32,7 @@ def invert(
     """
     what = f"the inversion method {part_name(method)}"
     function = METHODS.find(method) if isinstance(method, str) else method
-    check_options(what, function, options)
+    check_call(what, function, model, images, **options)
     with failures_of(what):
         found = function(model, images, **options)
     if not isinstance(found, Inverted):
@@ -54,9 +55,8 @@ def inversion(
       ValueError: there is no such method or option; in one sentence.
     """
     function = METHODS.find(method) if isinstance(method, str) else method
-    check_options(f"the inversion method {part_name(method)}", function, options)
+    check_call(f"the inversion method {part_name(method)}", function, model, None, **options)
     compare = comparison(model)
-    names = option_names(function) or ()
     passed_on = {k: v for k, v in options.items() if k == "iterations"}
 
     def inverted(images):
@@ -65,7 +65,7 @@ def inversion(
             return invert(model, inputs, method, **options)
         found = first = invert(model, inputs, "encoder", **passed_on)
         if function is not encoder:
-            given = {"codes": first.codes} if "codes" in names else {}
+            given = {"codes": first.codes} if takes(function, "codes") else {}
             found = invert(model, inputs, method, **given | options)
         return dataclasses.replace(found, errors=compare(images, first.images))
 

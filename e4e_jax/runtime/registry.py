@@ -89,6 +89,16 @@ def call(what: str, part: Any, *arguments: Any, **named: Any) -> Any:
 
     Only the call itself is looked at: what the part raises is its own.
 
+    Raises:
+      ValueError: see `check_call`.
+    """
+    check_call(what, part, *arguments, **named)
+    return part(*arguments, **named)
+
+
+def check_call(what: str, part: Any, *arguments: Any, **named: Any) -> None:
+    """Whether `part(*arguments, **named)` is a call that the part takes; it is not called.
+
     Args:
       what: the part in messages, such as "config.optimizer.name adamw".
 
@@ -100,7 +110,7 @@ def call(what: str, part: Any, *arguments: Any, **named: Any) -> Any:
     try:
         signature = inspect.signature(part)
     except (TypeError, ValueError):  # not known of some that are written in C
-        return part(*arguments, **named)
+        return
     try:
         bound = signature.bind_partial(*arguments).arguments
     except TypeError:
@@ -123,7 +133,6 @@ def call(what: str, part: Any, *arguments: Any, **named: Any) -> Any:
     for name, needed in free.items():
         if needed and name not in named:
             raise ValueError(f"{what} needs {name!r}, which is not given.")
-    return part(*arguments, **named)
 
 
 def takes(part: Any, name: str) -> bool:

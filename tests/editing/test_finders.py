@@ -94,7 +94,7 @@ def test_a_finder_of_others(method, model, scored):
     "method, options, sentence",
     [
         ("sefaa", {}, r"there is no finder of directions 'sefaa' \(is it sefa\?\)"),
-        ("sefa", {"counts": 3}, r"the finder sefa has no option counts \(is it count\?\)"),
+        ("sefa", {"counts": 3}, r"the finder sefa takes no 'counts' \(is it count\?\); it takes"),
         ("sefa", {"count": 9}, "count is 9; expected 1 to 8"),
         ("interfacegan", {}, "interfacegan needs scores of attributes, and there are none"),
         (f"{__name__}:broken", {}, "gives no directions by name; expected a dict of Direction"),
