@@ -151,6 +151,6 @@ def test_generator_training_step_at_1024(platform, dtype):
         "image": jax.ShapeDtypeStruct((8, 1024, 1024, 3), jnp.float32),
         "index": jax.ShapeDtypeStruct((8,), jnp.int32),
     }
-    types = lower_step(build, platform, batch)
+    types = lower_step(build, platform, batch, ())
     # The discriminator's last block works on statistics of the batch, in float32.
     assert convolution_type(dtype) <= types <= convolution_type(dtype) | {"f32"}

@@ -48,7 +48,8 @@ def build_features_run(config: ConfigDict, mesh: Mesh) -> Run:
     about = {_FACTORS: names}
     make, architecture = _network(config, names)
     network = make(architecture, axis_name=parallel.AXIS, rngs=nnx.Rngs(config.seed))
-    state, step = make_features_step(network, build_optimizer(config.optimizer, config.total_steps))
+    init, step = make_features_step(network, build_optimizer(config.optimizer, config.total_steps))
+    compiled = parallel.parallelize(float_images(step), mesh)
     graph, _, _ = nnx.split(network, nnx.Param, nnx.BatchStat)
 
     @jax.jit
@@ -75,8 +76,8 @@ def build_features_run(config: ConfigDict, mesh: Mesh) -> Run:
         return {"bundle": path}
 
     return Run(
-        state=parallel.replicate(state, mesh),
-        step=parallel.parallelize(float_images(step), mesh),
+        state=parallel.replicate(init(jax.random.key(config.seed)), mesh),
+        step=lambda state, batch: compiled(state, batch, ()),
         batches=training_batches(config, with_factors=True),
         validate=scores,
         best="error",

@@ -26,21 +26,28 @@ def make_features_step(
     optimizer: optax.GradientTransformation,
     *,
     axis_name: str = "data",
-) -> tuple[FeaturesState, Callable]:
-    """Returns the first state and `step(state, batch) -> (state, metrics)`.
+) -> tuple[Callable, Callable]:
+    """Returns `init(key) -> state` and `step(state, batch, frozen) -> (state, metrics)`.
+
+    Nothing in it is random or frozen: the key is not used, and `frozen` is `()`.
 
     The loss is the mean squared error of `network(images)` [b, K] against the factors. The batch
     holds "image" [b, H, W, 3] in [-1, 1] and "factors" [b, K].
     """
     graph, params, batch_stats = nnx.split(network, nnx.Param, nnx.BatchStat)
-    state = FeaturesState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        batch_stats=batch_stats,
-        optimizer=optimizer.init(params),
-    )
 
-    def step(state: FeaturesState, batch):
+    def init(key):
+        del key
+        return FeaturesState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            batch_stats=batch_stats,
+            optimizer=optimizer.init(params),
+        )
+
+    def step(state: FeaturesState, batch, frozen):
+        del frozen
+
         def loss(params):
             # A copy, because the network writes its batch statistics inside this trace.
             network = nnx.merge(graph, params, state.batch_stats, copy=True)
@@ -61,4 +68,4 @@ def make_features_step(
         )
         return state, {"factor_error": value}
 
-    return state, step
+    return init, step

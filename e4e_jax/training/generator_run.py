@@ -108,9 +108,11 @@ def build_generator_run(config: ConfigDict, mesh: Mesh) -> Run:
                 save_directions(written["directions"], directions)
         return written
 
+    compiled = parallel.parallelize(float_images(step), mesh)
+    frozen = parallel.replicate(supervision.split()[1], mesh) if supervision else ()
     return Run(
         state=parallel.replicate(init(jax.random.key(config.seed)), mesh),
-        step=parallel.parallelize(float_images(_with_index(step)), mesh),
+        step=lambda state, batch: compiled(state, batch, frozen),
         batches=training_batches(config, with_factors=supervision is not None),
         validate=lambda state: evaluation.validate(on_this_host(state.generator_average)),
         best="fid",
@@ -295,13 +297,3 @@ class _GeneratorEvaluation:
 
 def _distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     return frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
-
-
-def _with_index(step):
-    """The step draws its random numbers by each example's index in the global batch."""
-
-    def with_index(state, batch):
-        index = parallel.example_indices(batch["image"].shape[0])
-        return step(state, {**batch, "index": index})
-
-    return with_index

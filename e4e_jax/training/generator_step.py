@@ -67,6 +67,10 @@ class Supervision:
     latents: Callable[[jax.Array, jax.Array], jax.Array]
     network: Any
 
+    def split(self) -> tuple[nnx.GraphDef, nnx.State]:
+        """The network's graph (static) and its arrays (an argument of the compiled step)."""
+        return nnx.split(self.network)
+
 
 @struct.dataclass
 class GeneratorState:
@@ -94,11 +98,12 @@ def make_generator_step(
     global_batch: int,
     axis_name: str = "data",
 ) -> tuple[Callable, Callable]:
-    """Returns `init(key) -> state` and `step(state, batch) -> (state, metrics)`.
+    """Returns `init(key) -> state` and `step(state, batch, frozen) -> (state, metrics)`.
 
     The batch holds "image" [b, R, R, 3] in [-1, 1] and "index" [b], the position of each example
-    in the global batch; under supervision also "factors" [b, K]. `step` runs per device over the
-    named axis and averages its gradients and metrics over it. `average` is the moving average of
+    in the global batch; under supervision also "factors" [b, K]. `frozen` are the arrays of its
+    network (see `Supervision.split`), or `()`. `step` runs per device over the named axis and
+    averages its gradients and metrics over it. `average` is the moving average of
     a training that goes on; a new one starts at the generator and forgets that start quickly.
 
     Raises:
@@ -152,9 +157,9 @@ def make_generator_step(
             images = diff_augment(images, keys, options.augment)
         return nnx.merge(discriminator_graph, params)(images)
 
-    def supervised_loss(images, targets):
+    def supervised_loss(images, targets, frozen):
         assert supervision is not None
-        network = supervision.network
+        network = nnx.merge(supervision.split()[0], frozen)
         distances = network.distance(network.features(images), network.features(targets))
         terms = {"l2": losses.l2(images, targets), "perceptual": jnp.mean(distances)}
         return sum(getattr(supervision, name) * value for name, value in terms.items()), terms
@@ -198,7 +203,7 @@ def make_generator_step(
         weight = options.path_length_weight * options.path_length_every
         return value, mean, jax.tree.map(lambda g: weight * g, gradients)
 
-    def step(state: GeneratorState, batch):
+    def step(state: GeneratorState, batch, frozen):
         keys = example_keys(state.key, state.step, batch["index"])
         style_keys, noise_keys, fake_keys, real_keys, path_keys = _split(keys, 5)
         real = batch["image"]
@@ -217,7 +222,7 @@ def make_generator_step(
         image_cotangent = pull_discriminator(generator_cotangent)[1]
         metrics = {}
         if supervision:
-            towards_real, metrics = jax.grad(supervised_loss, has_aux=True)(fakes, real)
+            towards_real, metrics = jax.grad(supervised_loss, has_aux=True)(fakes, real, frozen)
             image_cotangent += towards_real
         (generator_gradients,) = pull_generator(image_cotangent)
 

@@ -42,7 +42,8 @@ def start(generator, discriminator, optimizer, options, devices):
     )
     state = parallel.replicate(init(jax.random.key(0)), mesh)
     batch = parallel.put_batch({"image": real_images(), "index": np.arange(BATCH)}, mesh)
-    return state, batch, parallel.parallelize(step, mesh)
+    compiled = parallel.parallelize(step, mesh)
+    return state, batch, lambda state, batch: compiled(state, batch, ())
 
 
 class CodeTable(nnx.Module):
@@ -181,7 +182,7 @@ def test_a_training_that_goes_on_keeps_its_average():
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
     batch = parallel.put_batch({"image": real_images(), "index": np.arange(BATCH)}, mesh)
     state = parallel.replicate(init(jax.random.key(0)), mesh)
-    state, _ = parallel.parallelize(step, mesh)(state, batch)
+    state, _ = parallel.parallelize(step, mesh)(state, batch, ())
     d = 0.5 ** (BATCH / PLAIN.ema_halflife_images)  # from the first step on
     expected = jax.tree.map(
         lambda a, g: d * a + (1 - d) * g, nnx.state(average, nnx.Param), state.generator
@@ -218,7 +219,7 @@ def test_every_head_of_a_feature_discriminator_counts_the_same():
     assert_gradients_equal(state.discriminator_optimizer, gradients)
 
 
-class Halves:
+class Halves(nnx.Module):
     """A perceptual network: the halves of an image, and their summed squared differences."""
 
     def features(self, images):
@@ -242,7 +243,8 @@ def supervised(options):
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
     batch = {"image": real_images(), "index": np.arange(BATCH), "factors": factors}
     state = parallel.replicate(init(jax.random.key(0)), mesh)
-    state, metrics = parallel.parallelize(step, mesh)(state, parallel.put_batch(batch, mesh))
+    compiled, frozen = parallel.parallelize(step, mesh), supervision.split()[1]
+    state, metrics = compiled(state, parallel.put_batch(batch, mesh), frozen)
     return generator, discriminator, state, metrics, factors
 
 

@@ -78,6 +78,6 @@ def test_a_grey_generator_takes_a_training_step():
     batch = {"image": np.zeros((4, 8, 8, 3), np.float32), "index": np.arange(4)}
     state = init(jax.random.key(0))
     # All shapes fit, of the penalties too; what they hold is tested where the networks are.
-    after, metrics = jax.eval_shape(parallel.parallelize(step, mesh), state, batch)
+    after, metrics = jax.eval_shape(parallel.parallelize(step, mesh), state, batch, ())
     assert jax.tree.map(np.shape, after) == jax.tree.map(np.shape, state)
     assert {"r1", "path_length"} <= set(metrics)
