@@ -11,20 +11,21 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from e4e_jax import bundle
-from e4e_jax.data.batches import in_batches
-from e4e_jax.data.images import save_png, to_float, to_uint8
+from e4e_jax import api, bundle
+from e4e_jax.data.images import save_png, to_uint8
 from e4e_jax.data.registry import build_source
 from e4e_jax.data.sheets import sheet
+from e4e_jax.data.sources import LoadedImages
 from e4e_jax.editing.directions import regress_directions
 from e4e_jax.editing.files import save_directions
 from e4e_jax.inversion.domain import STEP, TRAINED_ON
-from e4e_jax.metrics.fid import frechet_distance
-from e4e_jax.metrics.moments import FeatureStatistics
+from e4e_jax.metrics.metric import Request, Subject, find_metric
+from e4e_jax.metrics.prepare import prepare
 from e4e_jax.models.discriminator import Discriminator
 from e4e_jax.models.feature_discriminator import FeatureDiscriminator
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig, mean_latent
 from e4e_jax.runtime import parallel
+from e4e_jax.runtime.hosts import ALL_OF_IT
 from e4e_jax.training.generator_step import (
     GeneratorOptions,
     Supervision,
@@ -114,8 +115,10 @@ def build_generator_run(config: ConfigDict, mesh: Mesh) -> Run:
         state=parallel.replicate(init(jax.random.key(config.seed)), mesh),
         step=lambda state, batch: compiled(state, batch, frozen),
         batches=training_batches(config, with_factors=supervision is not None),
-        validate=lambda state: evaluation.validate(on_this_host(state.generator_average)),
-        best="fid",
+        validate=lambda state: evaluation.figures(
+            evaluation.generator(on_this_host(state.generator_average))
+        ),
+        best=evaluation.best,
         picture=lambda state: evaluation.picture(on_this_host(state.generator_average)),
         finish=finish,
         about=about,
@@ -210,57 +213,84 @@ def _networks_to_go_on_from(name, resolution, dtype) -> dict[str, Any]:
 
 
 class _GeneratorEvaluation:
-    """FID and pictures of a generator's weights, in the features that the config names."""
+    """Metrics and pictures of a generator's weights, each host by itself."""
 
     def __init__(self, config, generator: Generator):
         split: Any = nnx.split(generator, nnx.Param, ...)
         self._graph, _, self._constants = split
-        self._config = config
         self._untrained = generator
-        held_out = held_out_images(config)
-        self._images, self._factor_names = held_out.images, held_out.factor_names
+        self._held_out = held_out_images(config)
         self._features: Any = bundle.load_network(config.features) if config.features else None
-        if self._features is not None and len(self._images) < 2:
+        if self._features is not None and len(self._held_out) < 2:
             raise ValueError(
                 f"config.features is {config.features!r} and there is 1 held-out image that can be "
                 "used; FID needs at least 2 (config.data.num_validation; '' for no FID)."
             )
-        self._pool = nnx.jit(lambda network, images: network.pooled(jnp.clip(images, -1, 1)))
+        fid = [f"fid{config.fid_samples}_full@{config.features}"] if config.features else []
+        self._metrics = [*(config.evaluation.get("validation") or fid)]
+        self._options = {
+            "networks": {config.features: self._features} if config.features else {},
+            "batch_size": config.validation_batch_size, "share": ALL_OF_IT, "cache": "",
+            "progress": None,
+        }  # fmt: skip
+        self._evaluation = None
+        if self._metrics:
+            model = api.GeneratorModel(generator)
+            self._evaluation = prepare(model, self._held_out, self._metrics, **self._options)
         read = getattr(self._features, "factor_names", ())
-        self.reads_factors = bool(read) and read == self._factor_names
+        self.reads_factors = bool(read) and read == self._held_out.factor_names
+
+    @property
+    def best(self) -> str:
+        """The name of the first figure, by which the best checkpoint is chosen."""
+        return self._metrics[0] if self._metrics else "fid"
 
     def generator(self, params) -> Generator:
         return nnx.merge(self._graph, params, self._constants, copy=True)
 
-    def validate(self, params) -> dict[str, float]:
-        """FID, if there are features to measure it in."""
-        return {} if self._features is None else {"fid": self.fid(self.generator(params))}
+    def figures(self, generator: Generator) -> dict[str, float]:
+        """What validation measures, if there is anything."""
+        if self._evaluation is None:
+            return {}
+        return dict(self._evaluation.measure({"generator": generator}))
 
     def picture(self, params) -> np.ndarray:
         """Sheet of 8 x 12 samples of fixed z."""
         return sheet(to_uint8(next(self._samples(self.generator(params), 96, 96))[1]), 12)
 
     def table(self, trained: Generator) -> str:
-        """FID of the trained and the untrained generator beside that of real images."""
-        if self._features is None:
+        """Figures of the trained and the untrained generator beside those of real images."""
+        found = self.figures(trained)
+        if not found:
             return "no FID: config.features names no feature network"
-        count = self._config.fid_samples
-        rows = {
-            f"trained generator, {count} samples": [self.fid(trained)],
-            f"untrained generator, {count} samples": [self.fid(self._untrained)],
-        }
-        half = len(self._images) // 2
-        if half >= 2:  # as many as a covariance takes
-            halves = map(self._statistics_of_images, (self._images[:half], self._images[half:]))
-            rows[f"two disjoint sets of {half} real images"] = [_distance(*halves)]
-        name = self._config.features
-        return format_table(f"against {len(self._images)} real images", [f"FID ({name})"], rows)
+        untrained = self.figures(self._untrained)
+        rows = {"trained generator": found, "untrained generator": untrained}
+        count = len(self._held_out)
+        if halves := self._between_halves():
+            rows[f"two disjoint sets of {count // 2} real images"] = halves
+        values = {row: [*figures.values()] for row, figures in rows.items()}
+        return format_table(f"against {count} real images", [*found], values)
 
-    def fid(self, generator: Generator) -> float:
-        statistics = FeatureStatistics(self._features.config.embedding_dim)
-        for _, images in self._samples(generator, self._config.fid_samples, 100):
-            statistics.update(self._pooled(images))
-        return _distance(statistics, self._statistics_of_images(self._images))
+    def _between_halves(self) -> dict[str, float]:
+        """The same between two halves of the held-out images; where each has enough."""
+        requests = [find_metric(name) for name in self._metrics]
+        half = len(self._held_out) // 2
+        if half < 2 or any(_roles(request) != {"reference", "measured"} for request in requests):
+            return {}
+        first, second = (
+            LoadedImages(self._held_out.images[part], self._held_out.names[part])
+            for part in (slice(half), slice(half, 2 * half))
+        )
+        return dict(
+            prepare(
+                None,
+                second,
+                [f"{request.written.row}@{request.network}" for request in requests],
+                reference=first,
+                image_size=self._held_out.images.shape[1:3],
+                **self._options,
+            ).measure()
+        )
 
     def directions(self, generator: Generator) -> dict[str, np.ndarray]:
         """Directions of w for the factors of the source, as the features read them."""
@@ -270,7 +300,7 @@ class _GeneratorEvaluation:
             codes.append(w)
             factors.append(np.asarray(read(images)))
         found = regress_directions(np.concatenate(codes), np.concatenate(factors))
-        return dict(zip(self._factor_names, found.astype(np.float32), strict=True))
+        return dict(zip(self._held_out.factor_names, found.astype(np.float32), strict=True))
 
     def _samples(self, generator, count, batch_size):
         """Yields (w, images) of `count` fixed draws of z."""
@@ -285,15 +315,6 @@ class _GeneratorEvaluation:
             w, images = sample(generator, jax.random.fold_in(jax.random.key(1), i))
             yield np.asarray(w)[:keep], np.asarray(images)[:keep]
 
-    def _pooled(self, images):
-        return np.asarray(self._pool(self._features, images))
 
-    def _statistics_of_images(self, images):
-        statistics = FeatureStatistics(self._features.config.embedding_dim)
-        features = in_batches(lambda x: self._pooled(to_float(x)), (images,), 100)
-        statistics.update(features)
-        return statistics
-
-
-def _distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
-    return frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+def _roles(request: Request) -> set[str]:
+    return {column.role for column in request.metric.columns(Subject()).values()}

@@ -227,6 +227,13 @@ def test_generator_and_features_runs_leave_bundles(folder, tmp_path, capsys, mon
     found = load_directions(tmp_path / "generator" / "directions.npz")
     assert set(found) == set(FACTORS) and found["smile"].shape == (16,)
 
+    last = json.loads((tmp_path / "generator" / "metrics.jsonl").read_text().splitlines()[-1])
+    fid = f"fid100_full@{folder}/features"
+    figures = evaluate(
+        tmp_path / "generator", "--config=configs/toy_generator.py", f"--metrics={fid}",
+        "--config.data.num_validation=10", "--batch_size=4",
+    )  # fmt: skip
+    assert figures[fid] == pytest.approx(last[f"validation/{fid}"], rel=1e-6)
     kept = assert_exported(tmp_path / "generator")
     assert list(kept) == ["generator", "generator_raw", "discriminator"]
 

@@ -1,7 +1,6 @@
 """What all runs share: sources by name, optimisers by name, evaluation in batches."""
 
 import dataclasses
-from unittest import mock
 
 import numpy as np
 import optax
@@ -9,11 +8,13 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from configs import common, folder, toy, toy_features, toy_generator
+from configs import common, folder, toy, toy_features
 from e4e_jax.data.registry import build_source
+from e4e_jax.data.sources import LoadedImages
 from e4e_jax.metrics import passes
 from e4e_jax.models.encoder import Encoder, EncoderConfig
 from e4e_jax.models.irse import IRSEConfig
+from e4e_jax.runtime.hosts import ALL_OF_IT
 from e4e_jax.toy.faces import FACTORS
 from e4e_jax.training import generator_run, run
 
@@ -123,17 +124,23 @@ def test_no_usable_held_out_image_is_said_at_once(tmp_path):
     assert run.held_out_images(config).images.shape == (2, 8, 8, 3)
 
 
+class Colours(nnx.Module):
+    """The mean colour of each image."""
+
+    def pooled(self, images):
+        return images.mean(axis=(1, 2))
+
+
 @pytest.mark.parametrize("count, halves", [(2, None), (3, None), (4, 2), (9, 4)])
 def test_the_table_of_few_held_out_images_leaves_the_halves_out(monkeypatch, count, halves):
     evaluation = generator_run._GeneratorEvaluation.__new__(generator_run._GeneratorEvaluation)
-    evaluation._config = toy_generator.get_config()
-    evaluation._images, evaluation._untrained = np.zeros((count, 8, 8, 3), np.uint8), None
-    evaluation._features = mock.Mock()
-    evaluation._features.config.embedding_dim = 3
-    evaluation._pool = lambda network, images: np.random.default_rng(0).normal(
-        size=(len(images), 3)
+    images = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), np.uint8)
+    evaluation._held_out = LoadedImages(images, [f"{i}.png" for i in range(count)])
+    evaluation._metrics, evaluation._untrained = ["fid100_full@x"], None
+    evaluation._options = {"networks": {"x": Colours()}, "share": ALL_OF_IT, "cache": ""}
+    monkeypatch.setattr(
+        evaluation, "figures", lambda generator: {"fid100_full@x": 1.25}, raising=False
     )
-    monkeypatch.setattr(evaluation, "fid", lambda generator: 1.25, raising=False)
     table = evaluation.table(None)
     assert table.count("1.25") == 2 and f"against {count} real images" in table
     assert ("two disjoint sets" in table) == (halves is not None)
