@@ -67,8 +67,8 @@ class Evaluation:
         """Measures what was asked for.
 
         Args:
-          networks: "encoder" and "generator" with other weights than the model's, of the same
-            architecture: nothing is compiled again. Results of these are not cached.
+          networks: "encoder", "generator" and what measures, "@NAME", with other weights, of the
+            same architecture: nothing is compiled again. Results of these are not cached.
           count: with the first images alone, for a first look; None for all.
 
         Returns:

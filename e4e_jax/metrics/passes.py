@@ -120,13 +120,17 @@ def image_pass(
     batch_size: int,
     share: Share = ALL_OF_IT,
 ) -> Pass:
-    """A set of images alone; role: "reference" or "measured"."""
+    """A set of images alone; role: "reference" or "measured", which comes with its factors."""
+    with_factors = role == "measured" and hasattr(source, "factors")
+    roles = dict.fromkeys(
+        [role, *(["factors"] if with_factors else [])], _images_key(source, image_size)
+    )
     return Pass(
         count=len(source),
         batch_size=batch_size,
-        batches=lambda: _read(source, image_size, batch_size, share),
+        batches=lambda: _read(source, image_size, batch_size, share, with_factors),
         images=lambda networks, arrays: arrays | {role: to_float(arrays["image"])},
-        identities={role: _images_key(source, image_size)},
+        identities=roles,
         share=share,
         image_size=image_size,
         names=_names(source),
@@ -271,6 +275,10 @@ class SameSize:
     @property
     def where(self) -> str:
         return _where(self.source)
+
+    @property
+    def factors(self) -> Any:
+        return self.source.factors
 
     def __len__(self):
         return len(self.source)

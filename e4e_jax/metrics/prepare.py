@@ -47,7 +47,8 @@ def prepare(
 
     With an encoder, images are inverted and compared with their inversions, which are clipped to
     [-1, 1]. With a generator alone, its samples are compared with the images. Without a model,
-    images are compared with `reference`: sets with sets, and pairs by their names.
+    images are compared with `reference`: sets with sets, and pairs by their names; metrics of
+    images alone, as factors, need none.
 
     Args:
       model: an `api.Inverter` or `api.GeneratorModel`, or the name of its bundle; None for none.
@@ -109,7 +110,9 @@ def prepare(
     common: dict[str, Any] = {"batch_size": -(-batch_size // devices) * devices, "share": share}
     if model is None:
         own: dict[str, nnx.Module] = {}
-        ways = _image_passes(source, reference, requests, image_size, allow_unmatched, common)
+        columns = [c for r in requests for c in r.metric.columns(subject).values()]
+        roles = {column.role for column in columns}
+        ways = _image_passes(source, reference, roles, image_size, allow_unmatched, common)
     else:
         own = passes.networks_of(model)
         key = [getattr(model, "iterations", 1), *map(identify, own.values())] if folder else None
@@ -179,12 +182,13 @@ def _model_passes(model, source, reference, requests, model_key, common) -> list
     return [*found, samples]
 
 
-def _image_passes(source, reference, requests, image_size, allow_unmatched, common) -> list[Pass]:
+def _image_passes(source, reference, roles, image_size, allow_unmatched, common) -> list[Pass]:
     """The ways through two sets of images: each by itself, and in pairs if need be."""
-    if source is None or reference is None:
+    if source is None or (reference is None and roles & {"pairs", "reference"}):
         raise ValueError(
             "there is no model, and not both of images and a reference to compare them with."
         )
+    reference = source if reference is None else reference
     if image_size is None:
         image_size = reference[0].shape[:2]
         source, reference = (passes.SameSize(s, image_size) for s in (source, reference))
@@ -193,7 +197,6 @@ def _image_passes(source, reference, requests, image_size, allow_unmatched, comm
         passes.image_pass(reference, "reference", **common),
         passes.image_pass(source, "measured", **common),
     ]
-    columns = [c for r in requests for c in r.metric.columns(Subject()).values()]
-    if any(column.role == "pairs" for column in columns):
+    if "pairs" in roles:
         found.append(passes.pair_pass(reference, source, allow_unmatched=allow_unmatched, **common))
     return found

@@ -38,7 +38,8 @@ def r2_score(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 class FactorsReadBack(Metric):
     """How well known factors of the images can be read from their counterparts: R² of each.
 
-    The network maps images to the factors [B, K] of the source.
+    The network maps images to the factors [B, K] of the source. Of each image it tells the mean
+    squared error.
     """
 
     method = "__call__"
@@ -64,6 +65,10 @@ class FactorsReadBack(Metric):
     def figures(self, kept: Mapping[str, Any], subject: Subject) -> dict[str, float]:
         scores = r2_score(kept["factors"], kept["measured"])
         return {name: float(s) for name, s in zip(subject.factor_names, scores, strict=True)}
+
+    def per_image(self, kept: Mapping[str, Any], subject: Subject) -> dict[str, np.ndarray]:
+        del subject
+        return {"error": np.mean(np.square(kept["measured"] - kept["factors"]), axis=1)}
 
 
 FACTORS = FactorsReadBack()

@@ -12,13 +12,12 @@ from ml_collections import ConfigDict
 
 from e4e_jax import bundle
 from e4e_jax.bundle_json import decode_config
-from e4e_jax.data.batches import in_batches
-from e4e_jax.data.images import to_float
 from e4e_jax.data.sheets import sheet
 from e4e_jax.inversion.domain import STEP
-from e4e_jax.metrics.regression import r2_score
+from e4e_jax.metrics.prepare import prepare
 from e4e_jax.models.registry import KINDS, NETWORKS
 from e4e_jax.runtime import parallel
+from e4e_jax.runtime.hosts import ALL_OF_IT
 from e4e_jax.training.features_step import make_features_step
 from e4e_jax.training.run import (
     Run,
@@ -43,7 +42,7 @@ def build_features_run(config: ConfigDict, mesh: Mesh) -> Run:
     """
     held_out = held_out_images(config)
     check_factors(held_out, config)
-    images, factors = held_out.images, held_out.factors(slice(None))
+    images = held_out.images
     names = list(held_out.factor_names)
     about = {_FACTORS: names}
     make, architecture = _network(config, names)
@@ -51,27 +50,38 @@ def build_features_run(config: ConfigDict, mesh: Mesh) -> Run:
     init, step = make_features_step(network, build_optimizer(config.optimizer, config.total_steps))
     compiled = parallel.parallelize(float_images(step), mesh)
     graph, _, _ = nnx.split(network, nnx.Param, nnx.BatchStat)
+    kind = config.features.network
+    metric = f"factors@{kind}"
 
-    @jax.jit
-    def read(params, batch_stats, images):
-        trained = nnx.merge(graph, params, batch_stats)
+    def trained_network(state):
+        trained = nnx.merge(graph, *on_this_host((state.params, state.batch_stats)))
         trained.eval()
-        return trained(to_float(images))
+        return trained
+
+    evaluation = prepare(
+        None,
+        held_out,
+        [metric],
+        networks={kind: trained_network(init(jax.random.key(config.seed)))},
+        image_size=images.shape[1:3],
+        batch_size=config.validation_batch_size,
+        share=ALL_OF_IT,
+        cache="",
+        progress=None,
+    )
 
     def scores(state) -> dict[str, float]:
-        weights = on_this_host((state.params, state.batch_stats))
-        predicted = in_batches(lambda x: read(*weights, x), (images,), config.validation_batch_size)
-        r2 = dict(zip([f"R2 {n}" for n in names], r2_score(factors, predicted), strict=True))
-        return {"error": float(np.mean(np.square(predicted - factors))), **r2}
+        report = evaluation.measure({f"@{kind}": trained_network(state)})
+        error = np.mean(report.per_image[f"{metric} error"], dtype=np.float64)
+        return {"error": float(error), **report}
 
     def finish(state, workdir):
-        trained = nnx.merge(graph, *on_this_host((state.params, state.batch_stats)))
+        trained = trained_network(state)
         path = os.path.join(workdir, "bundle")
-        kind = config.features.network
         notes = about | {STEP: step_of(state)}
         bundle.save_bundle(path, kind, {kind: trained}, notes, overwrite=True)
         found = scores(state)
-        rows = {"feature network": [found[f"R2 {n}"] for n in names]}
+        rows = {"feature network": [found[f"{metric} {n}"] for n in names]}
         print("\n" + format_table(f"R2 on {len(images)} held-out images", names, rows))
         return {"bundle": path}
 

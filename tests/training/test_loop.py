@@ -17,9 +17,11 @@ from absl.testing import flagsaver
 from flax import nnx
 from tiny_run import STEPS, make_folder
 
+import e4e_jax
 from configs import toy_features, toy_generator
 from e4e_jax import bundle
 from e4e_jax.data import pipeline  # noqa: F401 - Grain's flags must be there to be kept
+from e4e_jax.data.registry import build_source
 from e4e_jax.editing.files import load_directions
 from e4e_jax.toy.faces import FACTORS
 from e4e_jax.training import loop
@@ -262,6 +264,14 @@ def test_generator_and_features_runs_leave_bundles(folder, tmp_path, capsys, mon
     network = bundle.load_network(str(tmp_path / "features" / "bundle"))
     assert network(np.zeros((2, 64, 64, 3), np.float32)).shape == (2, 11)
     assert_exported(tmp_path / "features")
+    last = json.loads((tmp_path / "features" / "metrics.jsonl").read_text().splitlines()[-1])
+    metric = f"factors@{tmp_path}/features/bundle"
+    report = e4e_jax.evaluate(None, build_source(config.data, held_out=True), [metric], cache="")
+    for factor in FACTORS:
+        expected = report[f"{metric} {factor}"]
+        assert last[f"validation/factors@toy_features {factor}"] == pytest.approx(expected, 1e-6)
+    error = np.mean(report.per_image[f"{metric} error"])
+    assert last["validation/error"] == pytest.approx(error, 1e-6)
 
     assert len(settled) == 3  # once in each run
     output = capsys.readouterr().out
