@@ -14,11 +14,21 @@ from flax import nnx
 
 from e4e_jax.data.images import decode_image
 from e4e_jax.toy.faces import FACTORS, render, sample_factors
+from e4e_jax.training.generator_step import GeneratorOptions
 
 needs_dlib = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("dlib", "face_recognition_models"))),
     reason="needs the extra align",
 )
+
+
+def generator_options(**changed) -> GeneratorOptions:
+    """The published game, R1 of 10, but for what a test changes."""
+    published = dict(
+        r1_gamma=10.0, r1_every=16, path_length_weight=2.0, path_length_every=8, style_mixing=0.9,
+        random_noise=True, augment=(), ema_halflife_images=10_000.0,
+    )  # fmt: skip
+    return GeneratorOptions(**{**published, **changed})
 
 
 def randomize(module: nnx.Module, seed: int = 0) -> nnx.Module:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 from flax import nnx
+from helpers import generator_options
 from jax import export
 
 from configs import ffhq
@@ -23,7 +24,7 @@ from e4e_jax.models.lpips import LPIPS, LPIPSConfig
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
 from e4e_jax.runtime.parallel import AXIS
 from e4e_jax.training.encoder_step import FrozenNetworks, make_encoder_step
-from e4e_jax.training.generator_step import GeneratorOptions, make_generator_step
+from e4e_jax.training.generator_step import make_generator_step
 from e4e_jax.training.objective import read_objective
 from e4e_jax.training.ranger import ranger
 
@@ -143,7 +144,7 @@ def test_generator_training_step_at_1024(platform, dtype):
             make(lambda: Discriminator(config, dtype=dtype, rngs=nnx.Rngs(1))),
             optax.adam(2e-3),
             optax.adam(2e-3),
-            GeneratorOptions(augment=("color", "translation", "cutout")),
+            generator_options(augment=("color", "translation", "cutout")),
             global_batch=8,
         )
 

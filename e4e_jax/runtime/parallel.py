@@ -297,15 +297,6 @@ def mean_over_devices(tree: Any, axis_name: str = AXIS) -> Any:
     return tree if jax.lax.axis_size(axis_name) == 1 else jax.lax.pmean(tree, axis_name)
 
 
-def example_indices(local_batch: int, axis_name: str | None = AXIS) -> jax.Array:
-    """Indices in the global batch of this device's examples, int32 [local_batch].
-
-    For use inside the per-device step; `axis_name` None means that there is one device.
-    """
-    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * local_batch
-    return first + jnp.arange(local_batch)
-
-
 def example_keys(key: jax.Array, step: jax.Array | int, indices: jax.Array) -> jax.Array:
     """One random key per example: a function of the seed, the step and the example's index.
 

@@ -30,7 +30,7 @@ from e4e_jax.training.augment import diff_augment
 
 @dataclasses.dataclass(frozen=True)
 class GeneratorOptions:
-    """What the adversarial game is played for.
+    """What the adversarial game is played for. configs/common.py has the defaults.
 
     Attributes:
       r1_gamma, r1_every: weight of the gradient penalty γ/2·|∇|², and how often it is taken.
@@ -41,14 +41,14 @@ class GeneratorOptions:
       ema_halflife_images: images until the average generator has forgotten half.
     """
 
-    r1_gamma: float = 10.0
-    r1_every: int = 16
-    path_length_weight: float = 2.0
-    path_length_every: int = 8
-    style_mixing: float = 0.9
-    random_noise: bool = True
-    augment: tuple[str, ...] = ()
-    ema_halflife_images: float = 10_000
+    r1_gamma: float
+    r1_every: int
+    path_length_weight: float
+    path_length_every: int
+    style_mixing: float
+    random_noise: bool
+    augment: tuple[str, ...]
+    ema_halflife_images: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +162,8 @@ def make_generator_step(
         network = nnx.merge(supervision.split()[0], frozen)
         distances = network.distance(network.features(images), network.features(targets))
         terms = {"l2": losses.l2(images, targets), "perceptual": jnp.mean(distances)}
-        return sum(getattr(supervision, name) * value for name, value in terms.items()), terms
+        total = supervision.l2 * terms["l2"] + supervision.perceptual * terms["perceptual"]
+        return total, terms
 
     def r1_gradients(params, images, keys):
         def logit(params, images):

@@ -23,8 +23,8 @@ def loss_fn(weight, x, keys, axis_name):
 
 def train_step(state, batch, step, key, axis_name="data"):
     """One step of gradient descent; the pool keeps this device's last example."""
-    indices = parallel.example_indices(len(batch["x"]), axis_name)
-    keys = parallel.example_keys(key, step, indices)
+    first = jax.lax.axis_index(axis_name) * len(batch["x"]) if axis_name else 0
+    keys = parallel.example_keys(key, step, first + jnp.arange(len(batch["x"])))
     loss, gradient = jax.value_and_grad(loss_fn)(state["weight"], batch["x"], keys, axis_name)
     if axis_name:
         loss, gradient = jax.lax.pmean((loss, gradient), axis_name)

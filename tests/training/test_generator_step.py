@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from helpers import randomize, relative_error
+from helpers import generator_options, randomize, relative_error
 
 from e4e_jax.models.discriminator import Discriminator
 from e4e_jax.models.feature_discriminator import FeatureDiscriminator
@@ -12,14 +12,13 @@ from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
 from e4e_jax.runtime import parallel
 from e4e_jax.training import losses
 from e4e_jax.training.generator_step import (
-    GeneratorOptions,
     Supervision,
     make_generator_step,
 )
 
 CONFIG = GeneratorConfig(8, z_dim=8, w_dim=8, mapping_layers=2, channel_base=64, channel_max=8)
 BATCH = 8
-PLAIN = GeneratorOptions(
+PLAIN = generator_options(
     r1_gamma=2.0, r1_every=3, path_length_weight=0.0, style_mixing=0.0, random_noise=False
 )
 
@@ -121,7 +120,7 @@ def test_one_pass_for_both_players_equals_a_pass_for_each():
 @pytest.fixture(scope="module")
 def run():
     """Five steps with everything on, on two devices: options, [states], [metrics]."""
-    options = GeneratorOptions(
+    options = generator_options(
         r1_every=3,
         path_length_every=2,
         augment=("color", "translation", "cutout"),
@@ -272,7 +271,7 @@ def test_supervision_pulls_an_image_of_a_code_towards_the_image_it_stands_for():
 
 def test_supervision_and_style_mixing_exclude_each_other():
     with pytest.raises(ValueError, match="Style mixing is 0.5; expected 0"):
-        supervised(GeneratorOptions(style_mixing=0.5))
+        supervised(generator_options(style_mixing=0.5))
 
 
 class MixingProbe(nnx.Module):
@@ -303,7 +302,7 @@ class Brightness(nnx.Module):
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])
 def test_style_mixing_at_its_extremes(probability):
-    options = GeneratorOptions(r1_gamma=0, path_length_weight=0, style_mixing=probability)
+    options = generator_options(r1_gamma=0, path_length_weight=0, style_mixing=probability)
     state, batch, step = start(MixingProbe(), Brightness(), record_gradients(), options, devices=1)
     for _ in range(3):
         state, metrics = step(state, batch)

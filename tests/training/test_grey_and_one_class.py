@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from helpers import randomize, relative_error
+from helpers import generator_options, randomize, relative_error
 
 from configs import common
 from e4e_jax import bundle
@@ -14,7 +14,7 @@ from e4e_jax.models.discriminator import Discriminator
 from e4e_jax.models.stylegan2 import Generator, GeneratorConfig
 from e4e_jax.runtime import parallel
 from e4e_jax.training import encoder_run, generator_run
-from e4e_jax.training.generator_step import GeneratorOptions, make_generator_step
+from e4e_jax.training.generator_step import make_generator_step
 from e4e_jax.training.objective import read_objective
 
 SIZES = {"z_dim": 8, "w_dim": 8, "mapping_layers": 2, "channel_base": 64, "channel_max": 8}
@@ -71,7 +71,7 @@ def test_a_generator_of_classes_is_not_trained_on(conditional):
 def test_a_grey_generator_takes_a_training_step():
     config = GeneratorConfig(8, image_channels=1, **SIZES)
     networks = (kind(config, rngs=nnx.Rngs(0)) for kind in (Generator, Discriminator))
-    options = GeneratorOptions(augment=("color", "translation", "cutout"))
+    options = generator_options(augment=("color", "translation", "cutout"))
     optimizer = optax.adam(1e-3)
     init, step = make_generator_step(*networks, optimizer, optimizer, options, global_batch=4)
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
