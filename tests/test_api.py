@@ -1,5 +1,6 @@
 """The library as one calls it, beside what the commands write."""
 
+import jax
 import numpy as np
 import pytest
 from helpers import relative_error, sheet_cells
@@ -95,11 +96,15 @@ def test_edits_follow_one_another(model, codes):
     assert relative_error(model.edit(codes, "wider=2", directions=own), codes + 2) < 1e-6
 
 
-def test_edits_are_resolved_and_programs_compiled_once(model, codes, monkeypatch):
-    model.edit(codes, "style:3:12=1", "sefa_1=1")
+def test_edits_are_resolved_and_programs_compiled_once(model, codes, monkeypatch, caplog):
+    model.synthesize(model.edit(codes, "style:3:12=1", "sefa_1=1"))
     for name in ("sefa_directions", "channel_deviations"):
         monkeypatch.setattr(f"e4e_jax.editing.written.{name}", None)
-    model.synthesize(model.edit(codes, "style:3:12=2", "sefa_1=-1"))
+    with jax.log_compiles():
+        model.synthesize(model.edit(codes, "style:3:12=2", "sefa_1=-1"))
+        assert not [record for record in caplog.records if "ompil" in record.getMessage()]
+        jax.jit(lambda x: x + 2)(0)
+        assert "ompil" in caplog.text  # it would have been seen
 
 
 def test_directions_lie_beside_the_bundle(model, faces, tmp_path):
